@@ -1,0 +1,36 @@
+# Needs Python 3.11 or newer, pip and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+SOURCES := spqformat runtime/spq tools/spqtools spec tests
+
+.PHONY: demo test check bench clean
+.DEFAULT_GOAL := test
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+# Train a small network on real data, pack it, load it through PyTorch and ONNX Runtime.
+demo: $(STAMP)
+	$(BIN)/spq demo
+
+# Everything that has to be green.
+test: check
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The figures of tests/bench/RESULTS.md; needs the data sets (BENCH="--data FOLDER").
+bench: $(STAMP)
+	$(BIN)/python tests/bench/accuracy.py $(BENCH)
+	$(BIN)/python tests/bench/selection.py $(BENCH)
+
+clean:
+	rm -rf $(VENV) build dist demo-output

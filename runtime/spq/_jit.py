@@ -1,0 +1,64 @@
+"""The one typed door to Numba: how kernels are compiled, and where compiled code is kept."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from spqformat import Reason, SpqError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_CACHE_VARIABLE = "SPQ_CACHE_DIR"
+
+
+def cache_folder() -> Path:
+    """Return the folder that holds compiled kernels; created for its owner alone.
+
+    Loading compiled code runs it, so a folder that others may write to is refused.
+
+    Raises
+    ------
+    SpqError
+        `unsafe_cache` when the folder belongs to somebody else or others may write to it.
+    """
+    chosen = os.environ.get(_CACHE_VARIABLE)
+    if chosen:
+        folder = Path(chosen)
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spq"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if hasattr(os, "getuid") and (
+        status.st_uid not in (os.getuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ):
+        raise SpqError(
+            Reason.UNSAFE_CACHE,
+            f"others may write to the kernel cache {folder}; "
+            f"make it private or set {_CACHE_VARIABLE}",
+        )
+    return folder
+
+
+def _enable_cache() -> bool:
+    """Point Numba to the private cache; without a usable folder, compile in each process."""
+    import numba
+
+    try:
+        numba.config.CACHE_DIR = str(cache_folder())
+    except OSError:
+        return False
+    return True
+
+
+_CACHE = _enable_cache()
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a kernel: no Python objects, no GIL, no fast-math, cached when that is safe."""
+    import numba
+
+    compiled: Callable[P, R] = numba.njit(nogil=True, cache=_CACHE, error_model="numpy")(function)
+    return compiled

@@ -1,0 +1,385 @@
+"""Kernels of the codec, encoding and decoding side by side (spec 7).
+
+Each is a typed function that allocates nothing and raises nothing; `.py_func` is its plain-Python
+twin. Callers prove every precondition that a docstring states: a kernel has no bounds checks.
+Indices are unsigned throughout, because a signed one would be tested for wrap-around.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spq._bits import trailing_zeros
+from spq._jit import kernel
+
+OK = 0
+STREAM_TOO_SHORT = 1
+STREAM_TOO_LONG = 2
+BAD_STATE = 3
+BAD_PADDING = 4
+
+_LOWER = np.uint32(1 << 16)
+_SIXTEEN = np.uint32(16)
+_LOW_HALF = np.uint32(0xFFFF)
+_EIGHT = np.uint64(8)
+_CONTEXT_SHIFT = np.uint32(8)
+
+
+@kernel
+def _step(
+    state: np.uint32,
+    context: np.uint32,
+    freq_log2: np.uint32,
+    slot_symbols: NDArray[np.uint8],
+    freq_starts: NDArray[np.uint32],
+) -> tuple[np.uint8, np.uint32]:
+    """Decode one symbol and return it with the state before renormalisation."""
+    slot = state & ((np.uint32(1) << freq_log2) - np.uint32(1))
+    symbol = slot_symbols[(context << freq_log2) + slot]
+    packed = freq_starts[(context << _CONTEXT_SHIFT) + np.uint32(symbol)]
+    state = (packed & _LOW_HALF) * (state >> freq_log2) + slot - (packed >> _SIXTEEN)
+    return symbol, np.uint32(state)
+
+
+@kernel
+def _word(stream: NDArray[np.uint8], position: np.uint64) -> np.uint32:
+    """Read the two bytes at `position`."""
+    return np.uint32(stream[position]) | (
+        np.uint32(stream[position + np.uint64(1)]) << _CONTEXT_SHIFT
+    )
+
+
+@kernel
+def _refill(
+    state: np.uint32, stream: NDArray[np.uint8], position: np.uint64
+) -> tuple[np.uint32, np.uint64]:
+    """Renormalise a state; the word is read in any case, so that no jump can be mispredicted."""
+    word = _word(stream, position)
+    short = state < _LOWER
+    refilled = (state << _SIXTEEN) | word
+    return (
+        refilled if short else state,
+        position + (np.uint64(2) if short else np.uint64(0)),
+    )
+
+
+@kernel
+def decode_symbols(
+    stream: NDArray[np.uint8],
+    freq_log2: int,
+    slot_symbols: NDArray[np.uint8],
+    freq_starts: NDArray[np.uint32],
+    contexts: NDArray[np.uint8] | None,
+    states: NDArray[np.uint32],
+    symbols: NDArray[np.uint8],
+) -> int:
+    """Decode an interleaved rANS stream (spec 7.2; Duda, arXiv 1311.2540).
+
+    Parameters
+    ----------
+    stream : ndarray of uint8, shape (stream_bytes,)
+        Final encoder states, four bytes each, then words of two bytes.
+    freq_log2 : int
+        Logarithm of the total of each table.
+    slot_symbols : ndarray of uint8, shape (context_count << freq_log2,)
+        Symbol of each slot, context by context.
+    freq_starts : ndarray of uint32, shape (context_count << 8,)
+        Frequency (low half) and first slot (high half) of each symbol.
+    contexts : ndarray of uint8, shape (symbol_count,), or None
+        Context of each symbol, below `context_count`; None stands for context 0 throughout.
+    states : ndarray of uint32, shape (lane_count,)
+        Scratch. Its size is the number of lanes: 8 (fast path) or fewer.
+    symbols : ndarray of uint8, shape (symbol_count,)
+        Decoded symbols.
+
+    Returns
+    -------
+    int
+        Status: `OK`, `STREAM_TOO_SHORT`, `STREAM_TOO_LONG` or `BAD_STATE`.
+    """
+    stream_bytes = np.uint64(stream.size)
+    symbol_count = np.uint64(symbols.size)
+    lane_count = np.uint64(states.size)
+    bits = np.uint32(freq_log2)
+    position = np.uint64(4) * lane_count
+    if stream_bytes < position:
+        return STREAM_TOO_SHORT
+    for lane in range(lane_count):
+        start = np.uint64(4) * np.uint64(lane)
+        state = _word(stream, start) | (_word(stream, start + np.uint64(2)) << _SIXTEEN)
+        if state < _LOWER:
+            return BAD_STATE
+        states[lane] = state
+
+    index = np.uint64(0)
+    if lane_count == _EIGHT:
+        x0, x1, x2, x3 = states[0], states[1], states[2], states[3]
+        x4, x5, x6, x7 = states[4], states[5], states[6], states[7]
+        c0 = c1 = c2 = c3 = c4 = c5 = c6 = c7 = np.uint32(0)
+        # Eight symbols take at most eight words.
+        while index + _EIGHT <= symbol_count and position + np.uint64(16) <= stream_bytes:
+            if contexts is not None:
+                c0 = np.uint32(contexts[index])
+                c1 = np.uint32(contexts[index + np.uint64(1)])
+                c2 = np.uint32(contexts[index + np.uint64(2)])
+                c3 = np.uint32(contexts[index + np.uint64(3)])
+                c4 = np.uint32(contexts[index + np.uint64(4)])
+                c5 = np.uint32(contexts[index + np.uint64(5)])
+                c6 = np.uint32(contexts[index + np.uint64(6)])
+                c7 = np.uint32(contexts[index + np.uint64(7)])
+            s0, x0 = _step(x0, c0, bits, slot_symbols, freq_starts)
+            s1, x1 = _step(x1, c1, bits, slot_symbols, freq_starts)
+            s2, x2 = _step(x2, c2, bits, slot_symbols, freq_starts)
+            s3, x3 = _step(x3, c3, bits, slot_symbols, freq_starts)
+            s4, x4 = _step(x4, c4, bits, slot_symbols, freq_starts)
+            s5, x5 = _step(x5, c5, bits, slot_symbols, freq_starts)
+            s6, x6 = _step(x6, c6, bits, slot_symbols, freq_starts)
+            s7, x7 = _step(x7, c7, bits, slot_symbols, freq_starts)
+            symbols[index] = s0
+            symbols[index + np.uint64(1)] = s1
+            symbols[index + np.uint64(2)] = s2
+            symbols[index + np.uint64(3)] = s3
+            symbols[index + np.uint64(4)] = s4
+            symbols[index + np.uint64(5)] = s5
+            symbols[index + np.uint64(6)] = s6
+            symbols[index + np.uint64(7)] = s7
+            x0, position = _refill(x0, stream, position)
+            x1, position = _refill(x1, stream, position)
+            x2, position = _refill(x2, stream, position)
+            x3, position = _refill(x3, stream, position)
+            x4, position = _refill(x4, stream, position)
+            x5, position = _refill(x5, stream, position)
+            x6, position = _refill(x6, stream, position)
+            x7, position = _refill(x7, stream, position)
+            index += _EIGHT
+        states[0], states[1], states[2], states[3] = x0, x1, x2, x3
+        states[4], states[5], states[6], states[7] = x4, x5, x6, x7
+
+    while index < symbol_count:
+        lane = index % lane_count
+        context = np.uint32(0)
+        if contexts is not None:
+            context = np.uint32(contexts[index])
+        symbol, state = _step(states[lane], context, bits, slot_symbols, freq_starts)
+        symbols[index] = symbol
+        if state < _LOWER:
+            if position + np.uint64(2) > stream_bytes:
+                return STREAM_TOO_SHORT
+            state = (state << _SIXTEEN) | _word(stream, position)
+            position += np.uint64(2)
+        states[lane] = state
+        index += np.uint64(1)
+
+    if position != stream_bytes:
+        return STREAM_TOO_LONG
+    for lane in range(lane_count):
+        if states[lane] != _LOWER:
+            return BAD_STATE
+    return OK
+
+
+@kernel
+def encode_symbols(
+    symbols: NDArray[np.uint8],
+    freq_log2: int,
+    freq_starts: NDArray[np.uint32],
+    contexts: NDArray[np.uint8] | None,
+    states: NDArray[np.uint32],
+    buffer: NDArray[np.uint8],
+) -> int:
+    """Encode symbols from the last to the first into the end of a buffer (spec 7.2).
+
+    Parameters
+    ----------
+    symbols : ndarray of uint8, shape (symbol_count,)
+        Symbols, each with a frequency above zero in its context.
+    freq_log2, freq_starts, contexts, states
+        As in `decode_symbols`.
+    buffer : ndarray of uint8, shape (4 * lane_count + 2 * symbol_count,) or longer
+        Receives the stream at its end.
+
+    Returns
+    -------
+    int
+        Index of the first byte of the stream in `buffer`.
+    """
+    bits = np.uint32(freq_log2)
+    lane_count = np.uint64(states.size)
+    for lane in range(lane_count):
+        states[lane] = _LOWER
+    end = np.uint64(buffer.size)
+    index = np.uint64(symbols.size)
+    while index > np.uint64(0):
+        index -= np.uint64(1)
+        lane = index % lane_count
+        context = np.uint32(0)
+        if contexts is not None:
+            context = np.uint32(contexts[index])
+        packed = freq_starts[(context << _CONTEXT_SHIFT) + np.uint32(symbols[index])]
+        frequency = packed & _LOW_HALF
+        state = states[lane]
+        # The state must stay below 2**32 after growing by total / frequency.
+        if (state >> (np.uint32(32) - bits)) >= frequency:
+            end -= np.uint64(2)
+            buffer[end] = np.uint8(state & np.uint32(0xFF))
+            buffer[end + np.uint64(1)] = np.uint8((state >> _CONTEXT_SHIFT) & np.uint32(0xFF))
+            state >>= _SIXTEEN
+        quotient = np.uint32(state // frequency)
+        remainder = np.uint32(state - quotient * frequency)
+        states[lane] = (quotient << bits) + remainder + (packed >> _SIXTEEN)
+    lane = lane_count
+    while lane > np.uint64(0):
+        lane -= np.uint64(1)
+        end -= np.uint64(4)
+        state = states[lane]
+        for byte in range(np.uint64(4)):
+            shift = np.uint32(8) * np.uint32(byte)
+            buffer[end + np.uint64(byte)] = np.uint8((state >> shift) & np.uint32(0xFF))
+    return int(end)
+
+
+@kernel
+def scatter_levels(
+    mask: NDArray[np.uint8],
+    row_length: int,
+    column_order: NDArray[np.uint32] | None,
+    indices: NDArray[np.uint8],
+    levels: NDArray[np.generic],
+    elements: NDArray[np.generic],
+) -> int:
+    """Put the level of each non-zero element in its place (spec 6.4).
+
+    Parameters
+    ----------
+    mask : ndarray of uint8, shape (row_count * ceil(row_length / 8),)
+        Mask bytes row by row; bit 0 first.
+    row_length : int
+        Elements of a row; the last row of `elements` may be shorter.
+    column_order : ndarray of uint32, shape (row_length,), or None
+        Column of each mask bit of a row; None stands for the identity.
+    indices : ndarray of uint8, shape (ones in mask,)
+        Level index of each one, below ``levels.size``.
+    levels : ndarray of unsigned integers, shape (level_count,)
+        Bit patterns.
+    elements : ndarray of unsigned integers, shape (element_count,)
+        Zeros; receives the bit patterns.
+
+    Returns
+    -------
+    int
+        Status: `OK` or `BAD_PADDING` when a one stands outside the tensor.
+    """
+    length = np.uint64(row_length)
+    element_count = np.uint64(elements.size)
+    row_bytes = (length + np.uint64(7)) // _EIGHT
+    one = np.uint64(1)
+    taken = np.uint64(0)
+    row_start = np.uint64(0)
+    byte = np.uint64(0)
+    while row_start < element_count:
+        row_end = byte + row_bytes
+        first_bit = np.uint64(0)
+        while byte < row_end:
+            word = np.uint64(0)
+            width = min(_EIGHT, row_end - byte)
+            if width == _EIGHT:
+                for lane in range(np.uint64(8)):
+                    word |= np.uint64(mask[byte + np.uint64(lane)]) << (_EIGHT * np.uint64(lane))
+            else:
+                for lane in range(width):
+                    word |= np.uint64(mask[byte + np.uint64(lane)]) << (_EIGHT * np.uint64(lane))
+            while word != np.uint64(0):
+                column = first_bit + trailing_zeros(word)
+                word &= word - one
+                if column >= length:
+                    return BAD_PADDING
+                if column_order is not None:
+                    column = np.uint64(column_order[column])
+                position = row_start + column
+                if position >= element_count:
+                    return BAD_PADDING
+                elements[position] = levels[np.uint64(indices[taken])]
+                taken += one
+            byte += width
+            first_bit += _EIGHT * width
+        row_start += length
+    return OK
+
+
+@kernel
+def count_ones_by_class(
+    mask: NDArray[np.bool_],
+    row_classes: NDArray[np.uint8],
+    column_classes: NDArray[np.uint8],
+    by_row: NDArray[np.int64],
+    by_column: NDArray[np.int64],
+) -> int:
+    """Count the non-zero elements of each row per column class and of each column per row class.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (row_count, row_length), C-contiguous
+        True where an element is not zero.
+    row_classes, column_classes : ndarray of uint8
+        Classes of rows and of columns.
+    by_row : ndarray of int64, shape (row_count, column_class_count)
+        Zeros; receives the counts of rows.
+    by_column : ndarray of int64, shape (row_length, row_class_count)
+        Zeros; receives the counts of columns.
+
+    Returns
+    -------
+    int
+        `OK`.
+    """
+    for row in range(np.uint64(mask.shape[0])):
+        row_class = np.uint64(row_classes[row])
+        for column in range(np.uint64(mask.shape[1])):
+            if mask[row, column]:
+                by_row[row, np.uint64(column_classes[column])] += 1
+                by_column[column, row_class] += 1
+    return OK
+
+
+@kernel
+def index_levels(
+    elements: NDArray[np.generic],
+    slots: NDArray[np.int16],
+    levels: NDArray[np.generic],
+    indices: NDArray[np.uint8],
+) -> int:
+    """Number the distinct values of a tensor in the order of their first appearance.
+
+    Parameters
+    ----------
+    elements : ndarray of unsigned integers, shape (element_count,)
+        Bit patterns.
+    slots : ndarray of int16, shape (1024,)
+        Hash table, filled with -1.
+    levels : ndarray of the same type, shape (256,)
+        Receives the distinct values.
+    indices : ndarray of uint8, shape (element_count,)
+        Receives the number of each element's value.
+
+    Returns
+    -------
+    int
+        Number of distinct values, or -1 when there are more than 256.
+    """
+    count = 0
+    for index in range(np.uint64(elements.size)):
+        element = elements[index]
+        # Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4) on 32 bits, so that the
+        # product fits 64 bits in Python as well.
+        key = np.uint64(element)
+        folded = (key ^ (key >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
+        slot = ((folded * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)) >> np.uint64(22)
+        while slots[slot] >= 0 and levels[np.uint64(slots[slot])] != element:
+            slot = (slot + np.uint64(1)) & np.uint64(1023)
+        if slots[slot] < 0:
+            if count == 256:
+                return -1
+            slots[slot] = count
+            levels[count] = element
+            count += 1
+        indices[index] = slots[slot]
+    return count

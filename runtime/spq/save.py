@@ -1,0 +1,123 @@
+"""Writes tensors into a file: exact, no search."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spq.encode import encode_tensor
+from spqformat import Reason, SpqError
+from spqformat.atomic import write_atomically
+from spqformat.ids import DType
+from spqformat.writer import EncodedTensor, serialise
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = {dtype.numpy: dtype for dtype in DType if dtype is not DType.BF16}
+_TORCH_DTYPES = {
+    "torch.float64": DType.F64,
+    "torch.float32": DType.F32,
+    "torch.float16": DType.F16,
+    "torch.bfloat16": DType.BF16,
+    "torch.int8": DType.I8,
+    "torch.int16": DType.I16,
+    "torch.int32": DType.I32,
+    "torch.int64": DType.I64,
+    "torch.uint8": DType.U8,
+    "torch.uint16": DType.U16,
+    "torch.uint32": DType.U32,
+    "torch.uint64": DType.U64,
+    "torch.bool": DType.BOOL,
+}
+
+
+def save(
+    tensors: "Mapping[str, NDArray[Any] | torch.Tensor]",
+    path: str | os.PathLike[str] | BinaryIO,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    programs: Mapping[str, bytes] | None = None,
+) -> int:
+    """Write tensors exactly: what `load_state_dict` and `open` give back is what went in.
+
+    A tensor with at most 256 distinct values, pruned or quantised by whatever tool, is stored as
+    a codebook and entropy-coded indices; zeros cost a fraction of a bit. Two names that share
+    their memory are stored once and come back tied.
+
+    Parameters
+    ----------
+    tensors : mapping of str to ndarray or torch.Tensor
+        Any shape; floating point (64, 32, 16 bits, bfloat16), integers or booleans.
+    path : path-like or binary file object
+        Where to write; a path is replaced in one step or not at all.
+    metadata : mapping of str to str, optional
+        Flat string map to store.
+    programs : mapping of str to bytes, optional
+        Programs by kind: ``torch`` or ``onnx``.
+
+    Returns
+    -------
+    int
+        Bytes written.
+
+    Raises
+    ------
+    SpqError
+        `bad_argument` for names, types or shapes that the format cannot hold.
+    OSError
+        The file could not be written; nothing was changed.
+
+    Examples
+    --------
+    >>> spq.save({"weight": numpy.zeros((300, 784), dtype="f4")}, "weights.spq")
+    """
+    encoded: dict[str, EncodedTensor] = {}
+    aliases: dict[str, str] = {}
+    owners: dict[tuple[object, ...], str] = {}
+    for name in sorted(tensors):
+        array, dtype, identity = _as_array(name, tensors[name])
+        owner = owners.setdefault(identity, name) if array.size else name
+        if owner != name:
+            aliases[name] = owner
+        else:
+            encoded[name] = encode_tensor(array, dtype)
+    pieces = serialise(encoded, aliases, metadata or {}, programs or {})
+    if isinstance(path, str | os.PathLike):
+        return write_atomically(path, pieces)
+    return sum(path.write(piece) for piece in pieces)
+
+
+def _as_array(name: str, tensor: object) -> tuple[NDArray[Any], DType, tuple[object, ...]]:
+    """Return a tensor's elements, its type, and what tells its memory from another's."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(tensor, torch.Tensor):
+        dtype = _TORCH_DTYPES.get(str(tensor.dtype))
+        if dtype is None or tensor.layout is not torch.strided or tensor.is_meta:
+            raise _unsupported(name, f"{tensor.layout} {tensor.dtype}")
+        identity = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype)
+        # resolve_neg and resolve_conj do nothing for ordinary tensors and make lazy ones real.
+        plain = tensor.detach().resolve_neg().cpu().contiguous()
+        if dtype is DType.BF16:
+            plain = plain.view(torch.uint16)
+        return plain.numpy(), dtype, identity
+    if not isinstance(tensor, np.ndarray):
+        raise _unsupported(name, type(tensor).__name__)
+    identity = (tensor.__array_interface__["data"][0], tensor.shape, tensor.strides, tensor.dtype)
+    if tensor.dtype.name == "bfloat16":
+        return np.ascontiguousarray(tensor).view(np.uint16), DType.BF16, identity
+    dtype = _DTYPES.get(tensor.dtype.newbyteorder("<"))
+    if dtype is None:
+        raise _unsupported(name, str(tensor.dtype))
+    return tensor, dtype, identity
+
+
+def _unsupported(name: str, kind: str) -> SpqError:
+    return SpqError(
+        Reason.BAD_ARGUMENT,
+        f"tensor {name!r} is a {kind}; pass NumPy arrays or dense torch tensors of floats, "
+        "integers or booleans",
+    )

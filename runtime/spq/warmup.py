@@ -1,0 +1,48 @@
+"""Compiles the kernels ahead of time, so that a service does not compile at its first load."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from spqformat import Limits
+
+
+def warmup() -> Path:
+    """Compile every kernel for every element width into the private cache.
+
+    Run it once while a container image is built; later processes load the compiled code.
+
+    Returns
+    -------
+    Path
+        Folder of the cache; set ``SPQ_CACHE_DIR`` to choose it.
+
+    Raises
+    ------
+    SpqError
+        `unsafe_cache` when others may write to the folder.
+    """
+    from spq._jit import cache_folder
+    from spq.archive import Archive
+    from spq.save import save
+
+    folder = cache_folder()
+    # Two classes of rows and of columns, so that the kernels with contexts are compiled as well.
+    dense_rows = np.arange(64 * 256).reshape(64, 256) % 5
+    dense_rows[32:, 128:] = 0
+    dense_rows[:, 0::3] = 0
+    tensors = {
+        f"{kind}{width}": values.astype(f"u{width}")
+        for width in (1, 2, 4, 8)
+        for kind, values in (
+            ("sparse", dense_rows),
+            ("flat", dense_rows.ravel() * (np.arange(64 * 256) % 7 == 0)),
+            ("dense", dense_rows + 1),
+        )
+    }
+    stream = io.BytesIO()
+    save(tensors, stream)
+    with Archive(stream.getvalue(), Limits()) as archive:
+        archive.tensors()
+    return folder

@@ -1,0 +1,8 @@
+"""The SPQ-1 container: bytes to validated tables and back, with NumPy and the standard library."""
+
+from spqformat.errors import Reason, SpqError
+from spqformat.limits import Limits
+
+__version__ = "0.1.0"
+
+__all__ = ["Limits", "Reason", "SpqError", "__version__"]

@@ -1,0 +1,55 @@
+"""Writes a file whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> int:
+    """Write `pieces` to `path` so that a reader sees the old file or the whole new one.
+
+    The bytes go to a new file in the same folder, reach the disk, and take the name in one step;
+    whatever interrupts that leaves the old file untouched and no other file behind.
+
+    Parameters
+    ----------
+    path : path-like
+        File to create or replace; an existing file keeps its permission bits.
+    pieces : iterable of bytes
+        Contents from front to back.
+
+    Returns
+    -------
+    int
+        Bytes written.
+
+    Raises
+    ------
+    OSError
+        Nothing was changed.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file")
+    partial = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.partial")
+    written = 0
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            for piece in pieces:
+                written += stream.write(piece)
+            stream.flush()
+            if target.exists():
+                os.fchmod(stream.fileno(), target.stat().st_mode & 0o7777)
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return written

@@ -1,0 +1,28 @@
+"""What a reader is willing to spend on a file, compared before anything is allocated."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Maxima that a reader enforces before it allocates (spec 9).
+
+    Parameters
+    ----------
+    max_decoded_bytes : int
+        Bytes of all decoded tensors together.
+    max_tensors : int
+        Number of tensors.
+    max_directory_bytes : int
+        Bytes of the directory.
+    max_metadata_bytes : int
+        Bytes of the decompressed metadata.
+    max_program_bytes : int
+        Bytes of all decompressed programs together.
+    """
+
+    max_decoded_bytes: int = 8 << 30
+    max_tensors: int = 1 << 20
+    max_directory_bytes: int = 64 << 20
+    max_metadata_bytes: int = 1 << 20
+    max_program_bytes: int = 256 << 20

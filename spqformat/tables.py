@@ -1,0 +1,470 @@
+"""The tables of a coded tensor: codebook, frequencies, density classes; parse and write side by side."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqformat.cursor import Cursor, signed_varint, varint
+from spqformat.errors import Reason, SpqError
+from spqformat.ids import (
+    MAX_CHUNK_ELEMENTS,
+    MAX_CLASSES,
+    MAX_CONTEXTS,
+    MAX_ELEMENTS,
+    MAX_FREQ_LOG2,
+    MAX_LEVELS,
+    MIN_ROW_LENGTH,
+    CodebookKind,
+    DType,
+    TableKind,
+)
+from spqformat.model import TensorRecord
+
+BYTE_ALPHABET = 256
+
+Frequencies = NDArray[np.uint32]
+"""Frequencies of one context: uint32, shape (alphabet,), sum exactly ``2**freq_log2``."""
+
+_POPCOUNT = np.bitwise_count(np.arange(BYTE_ALPHABET, dtype=np.uint8)).astype(np.int64)
+_UNIFORM_MAX_INTEGER = 1 << 24
+_UNIFORM_MAX_EXPONENT = 102  # 2**24 * 2**102 is finite in binary32
+_UNIFORM_MIN_EXPONENT = -126
+_BERNOULLI_LOG2 = 16
+_BINOMIAL_8 = (1, 8, 28, 56, 70, 56, 28, 8, 1)
+
+
+# --- codebook (spec 6.1) -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """The levels of a tensor as bit patterns.
+
+    Parameters
+    ----------
+    kind : CodebookKind
+        How the levels are stored.
+    levels : ndarray of uint8, uint16, uint32 or uint64, shape (level_count,)
+        Bit patterns of the element type's width. Strictly ascending as unsigned integers, or as
+        values for `UNIFORM`.
+    exponent, first : int
+        For `UNIFORM`: level ``i`` is ``(first + i) * 2**exponent``.
+    """
+
+    kind: CodebookKind
+    levels: NDArray[np.generic]
+    exponent: int = 0
+    first: int = 0
+
+    @property
+    def level_count(self) -> int:
+        """Number of levels."""
+        return int(self.levels.size)
+
+
+def read_codebook(cursor: Cursor, dtype: DType) -> Codebook:
+    """Read a codebook for elements of `dtype`; refuses with `bad_tables`."""
+    kind_id = cursor.u8()
+    if kind_id not in frozenset(CodebookKind):
+        raise cursor.refuse(f"codebook kind {kind_id} is unknown")
+    kind = CodebookKind(kind_id)
+    if kind is not CodebookKind.FULL and dtype is not DType.F32:
+        raise cursor.refuse(f"codebook kind {kind_id} needs elements of type f32")
+    level_count = cursor.varint(MAX_LEVELS)
+    if level_count == 0:
+        raise cursor.refuse("a codebook has no level")
+    if kind is CodebookKind.UNIFORM:
+        exponent = cursor.signed_varint(-_UNIFORM_MIN_EXPONENT)
+        first = cursor.signed_varint(_UNIFORM_MAX_INTEGER)
+        if exponent > _UNIFORM_MAX_EXPONENT or first + level_count - 1 > _UNIFORM_MAX_INTEGER:
+            raise cursor.refuse("a uniform codebook leaves the range of exact values")
+        return uniform_codebook(exponent, first, level_count)
+    if kind is CodebookKind.BFLOAT16:
+        halves = np.frombuffer(cursor.take(2 * level_count), "<u2")
+        levels: NDArray[np.generic] = halves.astype(np.uint32) << np.uint32(16)
+    elif kind is CodebookKind.FLOAT16:
+        values = np.frombuffer(cursor.take(2 * level_count), "<f2")
+        if not np.isfinite(values).all():
+            raise cursor.refuse("a float16 codebook has a level that is not finite")
+        levels = values.astype(np.float32).view(np.uint32)
+    else:
+        width = dtype.item_bytes
+        levels = np.frombuffer(cursor.take(width * level_count), f"<u{width}").copy()
+        if dtype is DType.BOOL and level_count and int(levels.max()) > 1:
+            raise cursor.refuse("a codebook of booleans has a level above 1")
+    if not (levels[1:] > levels[:-1]).all():  # type: ignore[operator]
+        raise cursor.refuse("the levels of a codebook are not in strictly ascending order")
+    return Codebook(kind, levels)
+
+
+def write_codebook(codebook: Codebook) -> bytes:
+    """Write a codebook in its canonical form."""
+    head = bytes([codebook.kind]) + varint(codebook.level_count)
+    levels = codebook.levels
+    if codebook.kind is CodebookKind.UNIFORM:
+        return head + signed_varint(codebook.exponent) + signed_varint(codebook.first)
+    if codebook.kind is CodebookKind.BFLOAT16:
+        return head + (levels.view(np.uint32) >> np.uint32(16)).astype("<u2").tobytes()
+    if codebook.kind is CodebookKind.FLOAT16:
+        return head + levels.view(np.float32).astype("<f2").tobytes()
+    return head + levels.astype(levels.dtype.newbyteorder("<")).tobytes()
+
+
+def uniform_codebook(exponent: int, first: int, level_count: int) -> Codebook:
+    """Return the codebook of integers times a power of two; exact in binary32."""
+    integers = np.arange(first, first + level_count, dtype=np.float64)
+    # Multiplying in binary64 is exact; adding +0.0 turns a zero of either sign into +0.0.
+    levels = (np.ldexp(integers, exponent) + 0.0).astype(np.float32).view(np.uint32)
+    return Codebook(CodebookKind.UNIFORM, levels, exponent, first)
+
+
+def smallest_codebook(levels: NDArray[np.generic], dtype: DType) -> Codebook:
+    """Return the first kind in the order of `CodebookKind` that stores explicit levels in fewest bytes.
+
+    Parameters
+    ----------
+    levels : ndarray of unsigned integers, shape (level_count,)
+        Strictly ascending bit patterns of the element type's width.
+    dtype : DType
+        Element type.
+    """
+    if dtype is DType.F32:
+        patterns = levels.view(np.uint32)
+        if not (patterns & np.uint32(0xFFFF)).any():
+            return Codebook(CodebookKind.BFLOAT16, levels)
+        values = patterns.view(np.float32)
+        if np.isfinite(values).all() and np.abs(values).max() <= np.finfo(np.float16).max:
+            back = values.astype(np.float16).astype(np.float32).view(np.uint32)
+            if np.array_equal(back, patterns):
+                return Codebook(CodebookKind.FLOAT16, levels)
+    return Codebook(CodebookKind.FULL, levels)
+
+
+# --- frequency tables (spec 6.2) -----------------------------------------------------------
+
+
+def read_frequencies(cursor: Cursor, alphabet: int, freq_log2: int) -> Frequencies:
+    """Read the frequencies of one context over `alphabet` symbols; refuses with `bad_tables`."""
+    kind_id = cursor.u8()
+    if kind_id not in frozenset(TableKind):
+        raise cursor.refuse(f"table kind {kind_id} is unknown")
+    total = 1 << freq_log2
+    if kind_id == TableKind.FLAT:
+        if alphabet & (alphabet - 1) or alphabet > total:
+            raise cursor.refuse("a flat table needs an alphabet that divides the total")
+        return flat_frequencies(alphabet, freq_log2)
+    if kind_id == TableKind.BERNOULLI:
+        density = cursor.u16()
+        max_ones = cursor.u8()
+        if alphabet != BYTE_ALPHABET or max_ones > 8 or (density == 0) != (max_ones == 0):
+            raise cursor.refuse("a Bernoulli table has parameters out of range")
+        frequencies = bernoulli_frequencies(density, max_ones, freq_log2)
+        if frequencies is None:
+            raise cursor.refuse("a Bernoulli table does not fit its total")
+        return frequencies
+    frequencies = np.zeros(alphabet, dtype=np.uint32)
+    symbol, left = 0, total
+    while symbol < alphabet:
+        frequency = cursor.varint(left)
+        if frequency == 0:
+            symbol += 1 + cursor.varint(alphabet - symbol - 1)
+            continue
+        frequencies[symbol] = frequency
+        left -= frequency
+        symbol += 1
+    if left:
+        raise cursor.refuse("the frequencies of a table do not add up to their total")
+    return frequencies
+
+
+def write_explicit(frequencies: Frequencies) -> bytes:
+    """Write a frequency table symbol by symbol, runs of zeros shortened."""
+    out = bytearray([TableKind.EXPLICIT])
+    symbol = 0
+    while symbol < frequencies.size:
+        frequency = int(frequencies[symbol])
+        out += varint(frequency)
+        symbol += 1
+        if frequency == 0:
+            run = 0
+            while symbol + run < frequencies.size and frequencies[symbol + run] == 0:
+                run += 1
+            out += varint(run)
+            symbol += run
+    return bytes(out)
+
+
+def write_flat() -> bytes:
+    """Write the table in which every symbol is equally likely."""
+    return bytes([TableKind.FLAT])
+
+
+def write_bernoulli(density: int, max_ones: int) -> bytes:
+    """Write the two parameters of a Bernoulli table."""
+    return bytes([TableKind.BERNOULLI]) + density.to_bytes(2, "little") + bytes([max_ones])
+
+
+def flat_frequencies(alphabet: int, freq_log2: int) -> Frequencies:
+    """Return equal frequencies."""
+    return np.full(alphabet, (1 << freq_log2) // alphabet, dtype=np.uint32)
+
+
+def bernoulli_frequencies(density: int, max_ones: int, freq_log2: int) -> Frequencies | None:
+    """Return the frequencies of mask bytes whose bits are one with probability ``density / 2**16``.
+
+    Integer arithmetic only, so that every reader gets the same table (spec 6.2.3): a byte with
+    ``k <= max_ones`` ones weighs ``density**k * (2**16 - density)**(8 - k)``, gets the floor of
+    its share but at least one, and the first most frequent byte takes what is left.
+
+    Parameters
+    ----------
+    density : int
+        Probability of a one in units of ``2**-16``; 0 to 65535.
+    max_ones : int
+        Bytes with more ones never occur.
+    freq_log2 : int
+        The frequencies sum to ``2**freq_log2``.
+
+    Returns
+    -------
+    ndarray of uint32, shape (256,), or None
+        None when the floor of one leaves nothing for the most frequent byte.
+    """
+    total = 1 << freq_log2
+    rest = (1 << _BERNOULLI_LOG2) - density
+    weights = [density**ones * rest ** (8 - ones) for ones in range(max_ones + 1)]
+    weight_sum = sum(w * n for w, n in zip(weights, _BINOMIAL_8, strict=False))
+    shares = [max(1, weight * total // weight_sum) for weight in weights]
+    by_ones = np.zeros(9, dtype=np.int64)
+    by_ones[: max_ones + 1] = shares
+    frequencies = by_ones[_POPCOUNT]
+    first = int(np.argmax(frequencies))
+    frequencies[first] += total - int(frequencies.sum())
+    if frequencies[first] < 1:
+        return None
+    return frequencies.astype(np.uint32)
+
+
+def read_freq_log2(cursor: Cursor) -> int:
+    """Read the logarithm of a table's total."""
+    freq_log2 = cursor.u8()
+    if not 1 <= freq_log2 <= MAX_FREQ_LOG2:
+        raise cursor.refuse(f"freq_log2 is {freq_log2}, allowed are 1 to {MAX_FREQ_LOG2}")
+    return freq_log2
+
+
+# --- dense tensors (spec 6.3) --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DenseTables:
+    """Tables of a tensor whose elements are all coded as level indices.
+
+    Parameters
+    ----------
+    codebook : Codebook
+        All levels.
+    index_bits : int
+        Bits of one index in a symbol: 8 (one index a symbol), 4, 2 or 1 (several).
+    chunk_elements : int
+        Elements of each chunk but the last.
+    freq_log2 : int
+        Logarithm of the frequencies' total.
+    frequencies : ndarray of uint32, shape (alphabet,)
+        Frequencies of the symbols.
+    """
+
+    codebook: Codebook
+    index_bits: int
+    chunk_elements: int
+    freq_log2: int
+    frequencies: Frequencies
+
+
+def dense_alphabet(index_bits: int, level_count: int) -> int:
+    """Return the number of symbols: levels when each symbol is one index, else all bytes."""
+    return level_count if index_bits == 8 else BYTE_ALPHABET
+
+
+def read_dense_tables(raw: bytes, record: TensorRecord) -> DenseTables:
+    """Read and validate the tables of a dense tensor; refuses with `bad_tables`."""
+    cursor = _tables_cursor(raw, record)
+    codebook = read_codebook(cursor, record.dtype)
+    index_bits = cursor.u8()
+    if index_bits not in (1, 2, 4, 8) or codebook.level_count > 1 << index_bits:
+        raise cursor.refuse("index_bits does not fit the codebook")
+    chunk_elements = cursor.varint(MAX_CHUNK_ELEMENTS)
+    if chunk_elements == 0 or chunk_elements % 8:
+        raise cursor.refuse("chunk_elements is not a positive multiple of 8")
+    freq_log2 = read_freq_log2(cursor)
+    alphabet = dense_alphabet(index_bits, codebook.level_count)
+    frequencies = read_frequencies(cursor, alphabet, freq_log2)
+    if alphabet == BYTE_ALPHABET and index_bits < 8:
+        possible = np.ones(1, dtype=bool)
+        for _ in range(8 // index_bits):
+            possible = np.outer(np.arange(1 << index_bits) < codebook.level_count, possible).ravel()
+        if frequencies[~possible].any():
+            raise cursor.refuse("a symbol stands for an index that the codebook lacks")
+    cursor.finish()
+    _check_chunk_count(record, -(-record.element_count // chunk_elements), cursor)
+    return DenseTables(codebook, index_bits, chunk_elements, freq_log2, frequencies)
+
+
+def write_dense_head(codebook: Codebook, index_bits: int, chunk_elements: int) -> bytes:
+    """Write everything of `DenseTables` before its frequencies."""
+    return write_codebook(codebook) + bytes([index_bits]) + varint(chunk_elements)
+
+
+# --- sparse tensors (spec 6.4) -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassStream:
+    """Coded density classes, to be decoded by the entropy coder before the tables are complete.
+
+    Parameters
+    ----------
+    count : int
+        Number of rows or columns.
+    freq_log2 : int
+        Logarithm of the total.
+    frequencies : ndarray of uint32, shape (class_count,)
+        Frequencies of the classes.
+    stream : bytes
+        Coded classes.
+    """
+
+    count: int
+    freq_log2: int
+    frequencies: Frequencies
+    stream: bytes
+
+
+@dataclass(frozen=True)
+class SparseTables:
+    """Tables of a tensor stored as a mask of its non-zero elements and their level indices.
+
+    Parameters
+    ----------
+    codebook : Codebook
+        Levels of the non-zero elements.
+    row_length : int
+        Elements of a row of the two-dimensional view.
+    rows_per_chunk : int
+        Rows of each chunk but the last.
+    row_class_count, column_class_count : int
+        Numbers of density classes.
+    row_stream, column_stream : ClassStream or None
+        Coded class of each row and of each column; None when there is one class.
+    mask_freq_log2, value_freq_log2 : int
+        Logarithms of the totals.
+    mask_frequencies : ndarray of uint32, shape (row_class_count * column_class_count, 256)
+        Frequencies of the mask bytes in each context.
+    value_frequencies : ndarray of uint32, shape (level_count,)
+        Frequencies of the level indices.
+    """
+
+    codebook: Codebook
+    row_length: int
+    rows_per_chunk: int
+    row_class_count: int
+    column_class_count: int
+    row_stream: ClassStream | None
+    column_stream: ClassStream | None
+    mask_freq_log2: int
+    mask_frequencies: NDArray[np.uint32]
+    value_freq_log2: int
+    value_frequencies: Frequencies
+
+
+def read_sparse_tables(raw: bytes, record: TensorRecord) -> SparseTables:
+    """Read and validate the tables of a sparse tensor; refuses with `bad_tables`."""
+    cursor = _tables_cursor(raw, record)
+    codebook = read_codebook(cursor, record.dtype)
+    if (codebook.levels == 0).any():
+        raise cursor.refuse("a sparse tensor has zero among its levels")
+    row_length = cursor.varint(record.element_count)
+    if row_length < min(MIN_ROW_LENGTH, record.element_count):
+        # Shorter rows would cost more mask bytes than elements.
+        raise cursor.refuse(f"row_length is {row_length}, less than {MIN_ROW_LENGTH}")
+    row_count = -(-record.element_count // row_length)
+    rows_per_chunk = cursor.varint(MAX_ELEMENTS)
+    if rows_per_chunk == 0 or rows_per_chunk > max(1, MAX_CHUNK_ELEMENTS // row_length):
+        raise cursor.refuse("rows_per_chunk is out of range")
+    row_class_count, row_stream = _read_classes(cursor, row_count)
+    column_class_count, column_stream = _read_classes(cursor, row_length)
+    context_count = row_class_count * column_class_count
+    if context_count > MAX_CONTEXTS:
+        raise cursor.refuse(f"{context_count} contexts are more than {MAX_CONTEXTS}")
+    mask_freq_log2 = read_freq_log2(cursor)
+    mask_frequencies = np.stack(
+        [read_frequencies(cursor, BYTE_ALPHABET, mask_freq_log2) for _ in range(context_count)]
+    )
+    value_freq_log2 = read_freq_log2(cursor)
+    value_frequencies = read_frequencies(cursor, codebook.level_count, value_freq_log2)
+    cursor.finish()
+    _check_chunk_count(record, -(-row_count // rows_per_chunk), cursor)
+    return SparseTables(
+        codebook,
+        row_length,
+        rows_per_chunk,
+        row_class_count,
+        column_class_count,
+        row_stream,
+        column_stream,
+        mask_freq_log2,
+        mask_frequencies,
+        value_freq_log2,
+        value_frequencies,
+    )
+
+
+def write_sparse_shape(codebook: Codebook, row_length: int, rows_per_chunk: int) -> bytes:
+    """Write what stands before the density classes."""
+    return write_codebook(codebook) + varint(row_length) + varint(rows_per_chunk)
+
+
+def write_one_class() -> bytes:
+    """Write that all rows or all columns have the same class."""
+    return bytes([1])
+
+
+def write_classes(class_count: int, freq_log2: int, table: bytes, stream: bytes) -> bytes:
+    """Write the coded density classes of all rows or all columns and the table they were coded under."""
+    return bytes([class_count, freq_log2]) + table + varint(len(stream)) + stream
+
+
+def _read_classes(cursor: Cursor, count: int) -> tuple[int, ClassStream | None]:
+    """Read the density classes of `count` rows or columns, still coded."""
+    class_count = cursor.u8()
+    if not 1 <= class_count <= MAX_CLASSES:
+        raise cursor.refuse(f"{class_count} density classes, allowed are 1 to {MAX_CLASSES}")
+    if class_count == 1:
+        return 1, None
+    freq_log2 = read_freq_log2(cursor)
+    frequencies = read_frequencies(cursor, class_count, freq_log2)
+    stream = cursor.take(cursor.varint(cursor.remaining_bytes))
+    return class_count, ClassStream(count, freq_log2, frequencies, stream)
+
+
+def _tables_cursor(raw: bytes, record: TensorRecord) -> Cursor:
+    return Cursor(raw, record.name, record.parts[0].offset, Reason.BAD_TABLES)
+
+
+def _check_chunk_count(record: TensorRecord, expected: int, cursor: Cursor) -> None:
+    """Compare the number of chunks with the directory."""
+    if len(record.parts) - 1 != expected:
+        raise cursor.refuse(
+            f"the tables ask for {expected} chunks, the directory has {len(record.parts) - 1}"
+        )
+
+
+def bad_stream(record: TensorRecord, part_index: int, why: str) -> SpqError:
+    """Return the error for coded bytes that break a rule of spec 7."""
+    return SpqError(
+        Reason.BAD_STREAM,
+        f"coded data are not valid: {why}; fetch the file again",
+        offset=record.parts[part_index].offset,
+        section=record.name,
+    )

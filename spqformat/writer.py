@@ -1,0 +1,193 @@
+"""From coded tensors to the bytes of a file: canonical form only."""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import zstandard
+
+from spqformat.cursor import varint
+from spqformat.errors import Reason, SpqError
+from spqformat.ids import (
+    HEADER_BYTES,
+    MAGIC,
+    MAX_NAME_BYTES,
+    MAX_RANK,
+    VERSION_MAJOR,
+    VERSION_MINOR,
+    DType,
+    Encoding,
+    ProgramCodec,
+)
+
+_ZSTD_LEVEL = 19
+
+
+@dataclass(frozen=True)
+class EncodedTensor:
+    """A tensor ready to be stored.
+
+    Parameters
+    ----------
+    dtype : DType
+        Element type.
+    encoding : Encoding
+        `RAW`, `DENSE` or `SPARSE`.
+    shape : tuple of int
+        Dimensions.
+    decoded_crc32 : int
+        CRC-32 of the decoded elements.
+    parts : sequence of bytes
+        One part for `RAW`; the tables and then the chunks for the other encodings.
+    """
+
+    dtype: DType
+    encoding: Encoding
+    shape: tuple[int, ...]
+    decoded_crc32: int
+    parts: Sequence[bytes]
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the decoded tensor."""
+        count = 1
+        for dimension in self.shape:
+            count *= dimension
+        return count * self.dtype.item_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(len(part) for part in self.parts)
+
+
+def serialise(
+    tensors: Mapping[str, EncodedTensor],
+    aliases: Mapping[str, str],
+    metadata: Mapping[str, str],
+    programs: Mapping[str, bytes],
+) -> Iterator[bytes]:
+    """Yield the pieces of a file from front to back.
+
+    Parameters
+    ----------
+    tensors : mapping of str to EncodedTensor
+        Stored tensors; any order.
+    aliases : mapping of str to str
+        Tied names and the stored tensor that each stands for.
+    metadata : mapping of str to str
+        Flat string map.
+    programs : mapping of str to bytes
+        Programs by registered kind.
+
+    Yields
+    ------
+    bytes
+        Header, directory, metadata, programs and the parts of the tensors.
+
+    Raises
+    ------
+    SpqError
+        `bad_argument` for a name or shape that the format cannot hold.
+    """
+    names = sorted([*tensors, *aliases], key=_checked_utf8)
+    position = {name: index for index, name in enumerate(names)}
+    directory = bytearray()
+    for name in names:
+        directory += _name_bytes(name)
+        if name in aliases:
+            directory += bytes([Encoding.ALIAS]) + varint(position[aliases[name]])
+        else:
+            directory += _write_record(name, tensors[name])
+    metadata_section = _write_metadata(metadata)
+    program_section = _write_programs(programs)
+    stored = [tensors[name] for name in names if name in tensors]
+    file_bytes = (
+        HEADER_BYTES
+        + len(directory)
+        + len(metadata_section)
+        + len(program_section)
+        + sum(tensor.stored_bytes for tensor in stored)
+    )
+    header = (
+        MAGIC
+        + VERSION_MAJOR.to_bytes(2, "little")
+        + VERSION_MINOR.to_bytes(2, "little")
+        + len(names).to_bytes(4, "little")
+        + bytes(16)  # no required and no optional features
+        + file_bytes.to_bytes(8, "little")
+        + sum(tensor.decoded_bytes for tensor in stored).to_bytes(8, "little")
+        + len(directory).to_bytes(4, "little")
+        + len(metadata_section).to_bytes(4, "little")
+        + len(program_section).to_bytes(4, "little")
+    )
+    yield header + _u32(zlib.crc32(directory, zlib.crc32(header)))
+    yield bytes(directory)
+    yield metadata_section
+    yield program_section
+    for tensor in stored:
+        yield from tensor.parts
+
+
+def _write_record(name: str, tensor: EncodedTensor) -> bytes:
+    """Write the fields of one stored tensor after its name."""
+    if len(tensor.shape) > MAX_RANK:
+        raise SpqError(
+            Reason.BAD_ARGUMENT, f"tensor {name!r} has more than {MAX_RANK} dimensions; reshape it"
+        )
+    record = bytearray([tensor.encoding, tensor.dtype, len(tensor.shape)])
+    for dimension in tensor.shape:
+        record += varint(dimension)
+    record += _u32(tensor.decoded_crc32)
+    if tensor.encoding is not Encoding.RAW:
+        record += varint(len(tensor.parts))
+    for part in tensor.parts:
+        record += varint(len(part)) + _u32(zlib.crc32(part))
+    return bytes(record)
+
+
+def _write_metadata(metadata: Mapping[str, str]) -> bytes:
+    if not metadata:
+        return b""
+    body = bytearray()
+    for key in sorted(metadata, key=_checked_utf8):
+        value = metadata[key].encode("utf-8", "replace")
+        body += _name_bytes(key) + varint(len(value)) + value
+    return bytes(body) + _u32(zlib.crc32(body))
+
+
+def _write_programs(programs: Mapping[str, bytes]) -> bytes:
+    if not programs:
+        return b""
+    records, payload = bytearray(), bytearray()
+    for kind in sorted(programs, key=_checked_utf8):
+        program = programs[kind]
+        packed = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(program)
+        codec, stored = ProgramCodec.ZSTD, packed
+        if len(packed) >= len(program):
+            codec, stored = ProgramCodec.STORED, program
+        records += _name_bytes(kind) + bytes([codec])
+        records += varint(len(program)) + varint(len(stored)) + _u32(zlib.crc32(stored))
+        payload += stored
+    records += _u32(zlib.crc32(records))
+    return _u32(len(records)) + bytes(records) + bytes(payload)
+
+
+def _name_bytes(name: str) -> bytes:
+    raw = _checked_utf8(name)
+    return varint(len(raw)) + raw
+
+
+def _checked_utf8(name: str) -> bytes:
+    """Return a name as UTF-8, which also is its sorting key, or refuse it."""
+    raw = name.encode("utf-8", "replace")
+    if not 1 <= len(raw) <= MAX_NAME_BYTES or b"\0" in raw or raw.decode("utf-8") != name:
+        raise SpqError(
+            Reason.BAD_ARGUMENT,
+            f"a name takes 1 to {MAX_NAME_BYTES} bytes of UTF-8 without NUL: {name[:80]!r}",
+        )
+    return raw
+
+
+def _u32(value: int) -> bytes:
+    return value.to_bytes(4, "little")

@@ -1,0 +1,1 @@
+"""The compressor and the `spq` command."""

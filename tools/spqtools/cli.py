@@ -1,0 +1,332 @@
+"""The `spq` command: reads the command line, calls the library, prints one sentence on refusal."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+import spq
+from spqformat import Reason, SpqError, __version__
+from spqtools import parameters
+from spqtools.progress import ConsoleProgress
+from spqtools.report import escape
+
+EXIT_REFUSED = 2
+EXIT_INTERRUPTED = 130
+GOALS = ("sparsity", "target_ratio", "target_size", "max_divergence", "max_drop")
+
+_INPUT = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    arguments : Sequence of str, optional
+        Words after ``spq``; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 done, 2 refused (one sentence on standard error), 130 interrupted.
+    """
+    try:
+        command.main(args=arguments, prog_name="spq", standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        return _end(EXIT_INTERRUPTED, "interrupted")
+    except SystemExit:
+        # click's answer to a reader of standard output that has gone, with a code of its own.
+        return EXIT_REFUSED
+    except click.ClickException as error:
+        return _end(EXIT_REFUSED, error.format_message())
+    except SpqError as error:
+        return _end(EXIT_REFUSED, str(error))
+    except OSError as error:
+        return _end(EXIT_REFUSED, _os_sentence(error))
+    except MemoryError:
+        return _end(EXIT_REFUSED, "there is not enough memory for this")
+    return 0
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="spq %(version)s")
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Make trained networks 40 to 100 times smaller; PyTorch and ONNX Runtime load the result.
+
+    \b
+    First steps:
+      spq demo                                          see it work on real data
+      spq pack model.pt --arch net.py:build --calib x.npz
+      spq inspect model.spq
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@command.command()
+@click.argument("model", type=_INPUT)
+@click.option("-o", "--output", type=_OUTPUT, help="File to write.  [default: MODEL with .spq]")
+@click.option(
+    "--arch",
+    metavar="SPEC",
+    help="What builds the network of a state dict: MODULE:CALLABLE or FILE.py:CALLABLE. "
+    "This code is run: name only code that you trust.",
+)
+@click.option(
+    "--calib",
+    type=click.Path(exists=True, path_type=Path),
+    help="Calibration inputs: .npz with 'x' (or one array per model input) and optional labels "
+    "'y', .npy, or a folder of images. Without it only the weights are looked at.",
+)
+@click.option(
+    "--sparsity",
+    type=parameters.number(lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    metavar="S",
+    help="Goal: this fraction of zeros.",
+)
+@click.option(
+    "--target-ratio",
+    type=parameters.number(lambda value: 1 < value < math.inf, "a finite number above 1"),
+    metavar="R",
+    help="Goal: a file so many times smaller than the float32 bytes.",
+)
+@click.option(
+    "--target-size",
+    type=parameters.size,
+    metavar="SIZE",
+    help="Goal: a file of at most this size: 100kB, 1.5MiB.",
+)
+@click.option(
+    "--max-divergence",
+    type=parameters.number(lambda value: 0 < value < math.inf, "a finite number above 0"),
+    metavar="D",
+    help="Goal: as small as this divergence from the original's outputs allows.",
+)
+@click.option(
+    "--max-drop",
+    type=parameters.number(lambda value: 0 <= value < 100, "at least 0 and below 100"),
+    metavar="POINTS",
+    help="Goal: as small as a loss of so many points of accuracy allows; needs labels.",
+)
+@click.option(
+    "--bits",
+    type=parameters.bits,
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Bits for each surviving weight before entropy coding, 1 to 8.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "default", "max"]),
+    default="default",
+    show_default=True,
+    help="How long to search.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    metavar="N",
+    help="Same seed, same bytes.  [default: 0]",
+)
+@click.option(
+    "--program/--no-program",
+    default=True,
+    show_default=True,
+    help="Store the network's program, so that spq.load and spq.session need no code of yours.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def pack(
+    model: Path,
+    output: Path | None,
+    arch: str | None,
+    calib: Path | None,
+    bits: int | None,
+    effort: str,
+    seed: int,
+    program: bool,
+    resume: bool,
+    as_json: bool,
+    **goals: float | None,
+) -> None:
+    """Compress a trained network.
+
+    MODEL is a .pt or .pth with a state dict, a .pt2 of torch.export, a .safetensors or an .onnx.
+
+    Give at most one goal. An interrupted search (Ctrl-C) leaves a checkpoint beside the output;
+    the same command with --resume goes on from there.
+
+    \b
+    Examples:
+      spq pack model.pt --arch net.py:build --calib x.npz
+      spq pack model.pt2 --calib x.npz --target-ratio 60 -o small.spq
+      spq pack model.safetensors --sparsity 0.8
+    """
+    chosen = [name for name in GOALS if goals[name] is not None]
+    if len(chosen) > 1:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
+        raise click.UsageError(f"{options} are different goals; give one of them.")
+    if chosen and chosen[0].startswith("max_") and calib is None:
+        raise click.UsageError(
+            f"--{chosen[0].replace('_', '-')} is measured on calibration inputs; add --calib."
+        )
+    target = model.with_suffix(".spq") if output is None else output
+    with _extra("all"):
+        from spqtools.pack import PackRequest, checkpoint_path, run_pack
+        from spqtools.report import report_json, report_text
+    request = PackRequest(
+        model=model,
+        output=target,
+        arch=arch,
+        calibration=calib,
+        bits=bits,
+        effort=effort,
+        seed=seed,
+        stores_program=program,
+        resumes=resume,
+        **goals,
+    )
+    try:
+        report = run_pack(request, ConsoleProgress())
+    except KeyboardInterrupt:
+        if checkpoint_path(target).exists():
+            click.echo("spq: to go on, give the same command with --resume", err=True)
+        raise
+    click.echo(report_json(report) if as_json else report_text(report))
+
+
+@command.command()
+@click.argument("file", type=_INPUT)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what FILE holds, tensor by tensor.
+
+    \b
+    Example:
+      spq inspect model.spq
+    """
+    from spqtools.inspection import inspect_file, inspection_json, inspection_text
+
+    inspection = inspect_file(file)
+    click.echo(inspection_json(inspection) if as_json else inspection_text(inspection))
+
+
+@command.command()
+@click.argument("file", type=_INPUT)
+def verify(file: Path) -> None:
+    """Decode FILE and check all its checksums.
+
+    \b
+    Example:
+      spq verify model.spq && scp model.spq device:
+    """
+    with spq.open(file) as archive:
+        archive.verify()
+        click.echo(
+            f"{escape(str(file))}: sound, {len(archive.keys())} tensors, "
+            f"{archive.decoded_bytes:,} bytes decoded, all checksums right"
+        )
+
+
+@command.command()
+@click.argument("file", type=_INPUT)
+@click.option("-o", "--output", type=_OUTPUT, required=True, help="The .safetensors to write.")
+def unpack(file: Path, output: Path) -> None:
+    """Write the tensors of FILE as .safetensors.
+
+    \b
+    Example:
+      spq unpack model.spq -o model.safetensors
+    """
+    with _extra("torch"):
+        from spqtools.unpack import write_safetensors
+    _say_written(output, write_safetensors(file, output))
+
+
+@command.command()
+@click.argument("file", type=_INPUT)
+@click.option("-o", "--output", type=_OUTPUT, required=True, help="The .onnx to write.")
+def export(file: Path, output: Path) -> None:
+    """Write FILE as an ordinary ONNX model.
+
+    \b
+    Example:
+      spq export model.spq -o model.onnx
+    """
+    with _extra("onnx"):
+        from spqtools.unpack import write_onnx
+    _say_written(output, write_onnx(file, output))
+
+
+@command.command()
+def warmup() -> None:
+    """Compile the decoder into its cache.
+
+    Run it once where a service is installed; its first load is a fast one then.
+
+    \b
+    Example:
+      spq warmup
+    """
+    click.echo(f"the kernels are compiled in {escape(str(spq.warmup()))}")
+
+
+@command.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo-output"),
+    show_default=True,
+    help="Folder for the files of the demonstration.",
+)
+def demo(output: Path) -> None:
+    """Show the whole way on real data.
+
+    Trains a small network on handwritten digits that scikit-learn ships, packs it, loads it in
+    PyTorch and in ONNX Runtime, and compares size and accuracy.
+
+    \b
+    Example:
+      spq demo
+    """
+    with _extra("all"):
+        from spqtools.demo import run_demo
+    click.echo(run_demo(output, ConsoleProgress()))
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Turn a missing package into the name of the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SpqError(
+            Reason.MISSING_EXTRA,
+            f"this needs {error.name}; install it with: pip install 'spqformat[{name}]'",
+        ) from error
+
+
+def _say_written(output: Path, written_bytes: int) -> None:
+    """Say what has been written."""
+    click.echo(f"{escape(str(output))}: {written_bytes:,} bytes written")
+
+
+def _os_sentence(error: OSError) -> str:
+    """Say what the system refused, with the file where it names one."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+
+
+def _end(code: int, sentence: str) -> int:
+    """Print the sentence on standard error and pass the exit code on."""
+    click.echo(f"spq: {escape(sentence)}", err=True)
+    return code

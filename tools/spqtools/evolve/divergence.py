@@ -1,0 +1,115 @@
+"""How far the student's output is from the teacher's: the fitness that everything is judged by."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Divergence:
+    """Mean divergence of a student's outputs from a teacher's.
+
+    A floating-point output of shape (batch, classes) with at least two classes is taken for the
+    scores of a classifier: mean KL divergence of the teacher's distribution from the student's.
+    Rows that already are distributions are compared as they are, others go through a softmax.
+    Every other floating-point output counts with its squared error relative to the variance of the
+    teacher's. Several outputs add up.
+
+    Parameters
+    ----------
+    outputs : sequence of list of Tensor
+        The teacher's outputs, batch by batch.
+    """
+
+    def __init__(self, outputs: Sequence[list[Tensor]]) -> None:
+        self._teacher = outputs
+        self._kinds = []
+        self._scales = []
+        for index in range(len(outputs[0])):
+            whole = torch.cat([batch[index].detach().float() for batch in outputs])
+            self._kinds.append(_kind(whole))
+            self._scales.append(float(whole.var(unbiased=False)) + 1e-12)
+
+    def __call__(self, outputs: Sequence[list[Tensor]], batches: Sequence[int]) -> float:
+        """Return the mean over the samples of the given batches, in nats or relative error."""
+        total, samples = 0.0, 0
+        for student, batch in zip(outputs, batches, strict=True):
+            size = student[0].shape[0]
+            total += float(self.of_batch(student, batch)) * size
+            samples += size
+        return total / samples
+
+    @property
+    def description(self) -> str:
+        """What the number means, in words."""
+        if all(kind == "squared" for kind in self._kinds):
+            return "squared error relative to the variance"
+        return "KL divergence in nats"
+
+    def of_batch(self, student: list[Tensor], batch: int) -> Tensor:
+        """Return the mean divergence over one batch as a differentiable scalar."""
+        parts = []
+        for index, teacher in enumerate(self._teacher[batch]):
+            output, kind = student[index].float(), self._kinds[index]
+            if kind == "squared":
+                parts.append(((output - teacher) ** 2).mean() / self._scales[index])
+                continue
+            target = _log_distribution(teacher.float(), kind)
+            log_ratio = target - _log_distribution(output, kind)
+            parts.append((target.exp() * log_ratio).sum(-1).mean())
+        return torch.stack(parts).sum()
+
+    def pseudo_loss(self, student: list[Tensor], batch: int, noise: Tensor) -> Tensor:
+        """Return a scalar whose squared gradients average to the Gauss-Newton diagonal.
+
+        For classifiers, the negative log-likelihood of labels drawn from the teacher (Fisher
+        information; Martens, arXiv 1412.1193); for others, a random projection of the output.
+
+        Parameters
+        ----------
+        student : list of Tensor
+            Outputs of one batch.
+        batch : int
+            Number of the batch.
+        noise : Tensor of float32, shape (samples,)
+            Uniform numbers in [0, 1) that choose the labels or signs.
+        """
+        parts = []
+        for index, teacher in enumerate(self._teacher[batch]):
+            output, kind = student[index].float(), self._kinds[index]
+            if kind == "squared":
+                flat = output.reshape(output.shape[0], -1)
+                places = torch.arange(flat.shape[1], dtype=torch.float32)
+                signs = torch.sign(torch.sin(1e4 * (noise[:, None] + 0.618034 * places)) + 1e-9)
+                scale = (2.0 / (self._scales[index] * flat.shape[1])) ** 0.5
+                parts.append((flat * signs).sum() * scale)
+                continue
+            cumulative = _log_distribution(teacher.float(), kind).exp().cumsum(-1)
+            labels = (cumulative < noise[:, None]).sum(-1).clamp_max(output.shape[1] - 1)
+            parts.append(F.nll_loss(_log_distribution(output, kind), labels, reduction="sum"))
+        return torch.stack(parts).sum()
+
+    def predictions(self, outputs: Sequence[list[Tensor]]) -> Tensor | None:
+        """Return the classes that a classifier predicts, int64, shape (samples,), else None."""
+        if self._kinds[0] == "squared":
+            return None
+        return torch.cat([batch[0].argmax(-1) for batch in outputs])
+
+
+def _kind(output: Tensor) -> str:
+    """Tell scores and distributions of a classifier from other outputs."""
+    if output.ndim != 2 or output.shape[1] < 2:
+        return "squared"
+    sums = output.sum(-1)
+    if bool((output >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+        return "distribution"
+    if bool((output <= 0).all()) and bool(((output.exp().sum(-1) - 1).abs() < 1e-3).all()):
+        return "log-distribution"
+    return "scores"
+
+
+def _log_distribution(output: Tensor, kind: str) -> Tensor:
+    if kind == "distribution":
+        return output.clamp_min(1e-12).log()
+    return output if kind == "log-distribution" else F.log_softmax(output, -1)

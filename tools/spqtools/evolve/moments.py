@@ -1,0 +1,77 @@
+"""Second moments of a layer's inputs, and what they say about its weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spqtools.evolve.student import Layer, Stop
+
+_DAMPING = 1e-2
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over the calibration set that determine the least-squares weights of a layer.
+
+    With a bias, a constant feature of one stands behind the columns.
+
+    Parameters
+    ----------
+    inputs : Tensor of float32, shape (groups, features, features)
+        Mean over samples of the features' outer products: the layer's Hessian for squared error.
+    targets : Tensor of float32, shape (groups, features, rows of a group)
+        Mean over samples of features times the teacher's outputs.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def row_inputs(self, layer: Layer) -> Tensor:
+        """Return the columns' Hessian without the constant, shape (groups, columns, columns)."""
+        return self.inputs[:, : layer.columns, : layer.columns]
+
+
+def measure_moments(student: Stop, teacher: Stop) -> Moments:
+    """Add up the moments of a layer over all batches.
+
+    Parameters
+    ----------
+    student, teacher : Stop
+        Both networks before the same layer: the features are the student's, the targets the
+        teacher's outputs, so that errors of earlier layers are corrected here.
+    """
+    layer = student.layer
+    features = layer.columns + (layer.bias is not None)
+    inputs = torch.zeros(layer.groups, features, features)
+    targets = torch.zeros(layer.groups, features, layer.rows // layer.groups)
+    samples = 0
+    for batch in range(len(student.values)):
+        seen = student.inputs(batch)
+        matrix = layer.features(seen)
+        if layer.bias is not None:
+            matrix = torch.cat([matrix, torch.ones(*matrix.shape[:2], 1)], dim=2)
+        wanted = layer.outputs(teacher.output(batch))
+        grouped = wanted.reshape(len(wanted), layer.groups, -1).transpose(0, 1)
+        inputs += matrix.transpose(1, 2) @ matrix
+        targets += matrix.transpose(1, 2) @ grouped
+        samples += seen.shape[0]
+    return Moments(inputs / samples, targets / samples)
+
+
+def inverse_diagonal(layer: Layer, moments: Moments) -> Tensor:
+    """Return the diagonal of the damped inverse Hessian, float32, shape (rows, columns)."""
+    hessian = moments.inputs.double()
+    level = _DAMPING * hessian.diagonal(dim1=1, dim2=2).mean(1)
+    hessian = hessian + torch.diag_embed(level[:, None].expand(-1, hessian.shape[1]) + 1e-12)
+    inverse = torch.linalg.inv(hessian).diagonal(dim1=1, dim2=2)[:, : layer.columns]
+    return _per_row(layer, inverse.float())
+
+
+def diagonal(layer: Layer, moments: Moments) -> Tensor:
+    """Return the mean squares of the columns, float32, shape (rows, columns)."""
+    return _per_row(layer, moments.row_inputs(layer).diagonal(dim1=1, dim2=2))
+
+
+def _per_row(layer: Layer, by_group: Tensor) -> Tensor:
+    return by_group.repeat_interleave(layer.rows // layer.groups, dim=0)

@@ -1,0 +1,169 @@
+"""Zero-sets of a layer: where proposals come from, and how sets recombine and mutate."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spqtools.evolve.moments import Moments, diagonal, inverse_diagonal
+from spqtools.evolve.rng import Draws
+from spqtools.evolve.student import Layer
+
+_TINY = 1e-30
+# Standard deviations of the noise on log-scores: what reshuffles a set near its threshold, and
+# what makes a fresh one.
+_MUTATION = 0.4
+_FRESH = 1.0
+# Head start of the parents' weights in a child, in the same units.
+_HERITAGE = 0.7
+
+
+@dataclass(frozen=True)
+class Individual:
+    """A tentative zero-set with the weights that its survivors get.
+
+    Parameters
+    ----------
+    keep : Tensor of bool, shape (rows, columns)
+        What is not zeroed.
+    tensors : dict of str to Tensor
+        Weight and bias of the layer in their own shapes, by name.
+    fitness : float
+        Divergence of the student from the teacher; less is better.
+    """
+
+    keep: Tensor
+    tensors: dict[str, Tensor]
+    fitness: float
+
+
+def criteria(
+    layer: Layer, moments: Moments, weight: Tensor, sensitivity: Tensor
+) -> dict[str, Tensor]:
+    """Return log-scores of all weights by each criterion: the higher, the worthier to keep.
+
+    Parameters
+    ----------
+    layer : Layer
+        Geometry.
+    moments : Moments
+        Second moments of the layer's inputs.
+    weight : Tensor of float32, shape (rows, columns)
+        Present weights.
+    sensitivity : Tensor of float32, shape (rows,)
+        Mean squared gradient of the divergence's pseudo-loss at each row's output.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``magnitude``: |w|. ``wanda``: |w| times the input's root mean square (arXiv 2306.11695).
+        ``fisher``: diagonal Gauss-Newton estimate w^2 h s. ``obs``: optimal brain surgeon,
+        w^2 / [H^-1]. ``curvature``: the same times the row's sensitivity, a Kronecker-factored
+        Hessian of the output's divergence. Float32, shape (rows, columns).
+    """
+    log_weight = weight.abs().clamp_min(_TINY).log()
+    log_input = diagonal(layer, moments).clamp_min(_TINY).log()
+    log_inverse = inverse_diagonal(layer, moments).clamp_min(_TINY).log()
+    log_row = sensitivity.clamp_min(_TINY).log()[:, None]
+    return {
+        "magnitude": 2 * log_weight,
+        "wanda": 2 * log_weight + log_input,
+        "fisher": 2 * log_weight + log_input + log_row,
+        "obs": 2 * log_weight - log_inverse,
+        "curvature": 2 * log_weight - log_inverse + log_row,
+    }
+
+
+def top(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
+    """Return the `count` allowed weights of the highest scores as a mask; ties by position."""
+    flat = torch.where(allowed, scores, -torch.inf).flatten()
+    keep = torch.zeros(flat.numel(), dtype=torch.bool)
+    keep[torch.argsort(flat, descending=True, stable=True)[:count]] = True
+    return (keep & allowed.flatten()).reshape(scores.shape)
+
+
+def seeds(
+    scores: Mapping[str, Tensor], allowed: Tensor, count: int, draws: Draws
+) -> dict[str, Tensor]:
+    """Return the first generation: each criterion's set, a blend, and random ones.
+
+    The order is that of trust: a short generation takes the first ones.
+    """
+    proposals = {name: scores[name] for name in ("curvature", "obs", "fisher", "wanda")}
+    proposals["blend"] = (scores["curvature"] + scores["fisher"]) / 2
+    proposals["magnitude"] = scores["magnitude"]
+    proposals["shaken"] = scores["curvature"] + _FRESH * _noise(allowed, draws)
+    proposals["random"] = _noise(allowed, draws)
+    return {name: top(proposal, allowed, count) for name, proposal in proposals.items()}
+
+
+def recombine(
+    first: Tensor, second: Tensor, scores: Tensor, allowed: Tensor, count: int, draws: Draws
+) -> Tensor:
+    """Return a child: what both parents keep, and the best of what they dispute, under noise."""
+    heritage = _HERITAGE * (first.float() + second.float())
+    disputed = scores + _MUTATION * _noise(allowed, draws) + heritage
+    agreed = torch.where(first & second, torch.inf, disputed)
+    return top(torch.where(first | second, agreed, -torch.inf), allowed, count)
+
+
+def mutate(parent: Tensor, scores: Tensor, allowed: Tensor, count: int, draws: Draws) -> Tensor:
+    """Return a child that swaps weights near its parent's threshold."""
+    shaken = scores + _MUTATION * _noise(allowed, draws) + _HERITAGE * parent.float()
+    return top(shaken, allowed, count)
+
+
+def evolve(
+    first_generation: list[Tensor],
+    breed: Callable[[list[Tensor], int], Tensor],
+    assess: Callable[[Tensor, bool], Individual],
+    generations: int,
+    children: int,
+    finalists: int,
+) -> Individual:
+    """Run generations of assessment, selection and breeding, and return the fittest zero-set.
+
+    Racing: everybody is assessed on a few samples, the finalists on all. The first proposal is
+    always among the finalists, so the winner is never worse than it on the search set.
+
+    Parameters
+    ----------
+    first_generation : list of Tensor of bool
+        Zero-sets to begin with, the most trusted first.
+    breed : callable
+        ``breed(parents, number)`` returns a child of the fittest.
+    assess : callable
+        ``assess(keep, on_all)`` returns an individual.
+    generations, children, finalists : int
+        Generations after the first, children in each, and individuals that meet all samples.
+    """
+    population = _unique([assess(keep, False) for keep in first_generation])
+    trusted = population[0].keep
+    for generation in range(generations):
+        population.sort(key=lambda individual: individual.fitness)
+        parents = [individual.keep for individual in population[: max(2, finalists)]]
+        born = [
+            assess(breed(parents, generation * children + child), False)
+            for child in range(children)
+        ]
+        population = _unique([*population, *born])
+    population.sort(key=lambda individual: individual.fitness)
+    final = [individual.keep for individual in population[:finalists]]
+    if not any(torch.equal(keep, trusted) for keep in final):
+        final.append(trusted)
+    return min((assess(keep, True) for keep in final), key=lambda individual: individual.fitness)
+
+
+def _unique(individuals: list[Individual]) -> list[Individual]:
+    """Drop individuals whose zero-set another one before them has."""
+    kept: list[Individual] = []
+    for individual in individuals:
+        if not any(torch.equal(individual.keep, other.keep) for other in kept):
+            kept.append(individual)
+    return kept
+
+
+def _noise(like: Tensor, draws: Draws) -> Tensor:
+    """Return standard normal noise, float32, in the shape of a mask."""
+    return torch.from_numpy(draws.normal(like.numel())).float().reshape(like.shape)

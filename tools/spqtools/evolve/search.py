@@ -1,0 +1,357 @@
+"""Cycles of evolution: from a dense student to a sparse one, layer by layer, level by level."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from spqtools.evolve.allocation import allocate, threshold_saliency
+from spqtools.evolve.compensation import compensate
+from spqtools.evolve.divergence import Divergence
+from spqtools.evolve.moments import Moments, measure_moments
+from spqtools.evolve.population import Individual, criteria, evolve, mutate, recombine, seeds, top
+from spqtools.evolve.rng import Draws
+from spqtools.evolve.student import Layer, Stop, Student
+
+_HELD_OUT_SHARE = 0.25
+_TILT_STEP = 0.35
+# What a zero saves: the survivor's place in the mask and its level, in bits. At 90 to 95 % zeros
+# both together measure 6 to 7 bits on the networks of tests/bench.
+_BITS_PER_SURVIVOR = 6.5
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a cycle may try.
+
+    Parameters
+    ----------
+    proposals : int
+        Criteria's zero-sets that begin a layer's population.
+    generations, children : int
+        Generations after that, and children in each.
+    tilts : int
+        Allocations that a cycle tries besides the present one.
+    densities : tuple of float
+        Shares of weights that the first cycles keep.
+    ratio : float
+        Factor between the densities of later cycles.
+    bisections : int
+        Trials between the last good and the first bad density.
+    """
+
+    proposals: int
+    generations: int
+    children: int
+    tilts: int
+    densities: tuple[float, ...]
+    ratio: float
+    bisections: int
+
+
+EFFORTS = {
+    "fast": Effort(2, 0, 0, 0, (0.5, 0.25, 0.15), 0.75, 2),
+    "default": Effort(6, 2, 4, 2, (0.5, 0.3, 0.2, 0.14), 0.82, 2),
+    "max": Effort(8, 5, 8, 6, (0.5, 0.35, 0.25, 0.18, 0.14), 0.88, 4),
+}
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A student between two cycles.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        All weights.
+    keep : dict of str to Tensor of bool, shape (rows, columns)
+        Support of each layer by its weight's name.
+    tilt : dict of str to float
+        What evolution has added to each layer's log-scores.
+    price : float
+        Divergence that the dearest zeros of the last cycle cost each.
+    """
+
+    tensors: dict[str, Tensor]
+    keep: dict[str, Tensor]
+    tilt: dict[str, float]
+    price: float = 0.0
+
+    @property
+    def density(self) -> float:
+        """Share of the layers' weights that are kept."""
+        kept = sum(int(mask.sum()) for mask in self.keep.values())
+        return kept / max(1, sum(mask.numel() for mask in self.keep.values()))
+
+    @property
+    def slope(self) -> float:
+        """Divergence that one bit is worth, from what the last zeros cost and saved."""
+        return self.price / _BITS_PER_SURVIVOR
+
+
+@dataclass
+class Evolution:
+    """The search for a sparse student.
+
+    Parameters
+    ----------
+    graph : fx.GraphModule
+        Teacher, traced.
+    inputs : sequence of Tensor
+        Calibration inputs; the last quarter is held out and never steers the search.
+    seed : int
+        Seed of all random choices.
+    effort : Effort
+        How much is tried.
+    compensation : bool
+        Whether survivors make up for zeros.
+    batch_size : int
+        Samples of a batch; the first batch is where candidates race.
+    """
+
+    graph: fx.GraphModule
+    inputs: Sequence[Tensor]
+    seed: int
+    effort: Effort
+    compensation: bool = True
+    batch_size: int = 1024
+    evaluations: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        samples = self.inputs[0].shape[0]
+        held = max(1, int(samples * _HELD_OUT_SHARE)) if samples > 1 else 0
+        search = [tensor[: samples - held] for tensor in self.inputs]
+        held_out = [tensor[samples - held :] for tensor in self.inputs] if held else search
+        self.student = Student(self.graph, search, self.batch_size)
+        self.held_out = Student(self.graph, held_out, self.batch_size)
+        self.scout = Student(self.graph, self.student.batches[0], self.batch_size)
+        self.teacher = self.student.original
+        self.layers: list[Layer] = self.student.layers
+        with torch.no_grad():
+            self.divergence = Divergence(self.student.outputs(self.teacher))
+            self.held_out_divergence = Divergence(self.held_out.outputs(self.teacher))
+
+    def start(self) -> Sparse:
+        """Return the teacher as a student that keeps everything."""
+        keep = {
+            layer.weight: torch.ones(layer.rows, layer.columns, dtype=torch.bool)
+            for layer in self.layers
+        }
+        return Sparse(dict(self.teacher), keep, {layer.weight: 0.0 for layer in self.layers})
+
+    def measure(self, tensors: Mapping[str, Tensor]) -> float:
+        """Return the divergence on the held-out part of the calibration set."""
+        with torch.no_grad():
+            outputs = self.held_out.outputs(tensors)
+            return self.held_out_divergence(outputs, range(len(outputs)))
+
+    def sensitivities(self, tensors: Mapping[str, Tensor], label: int) -> dict[str, Tensor]:
+        """Return each layer's mean squared output gradients on the first batch, shape (rows,)."""
+        nodes = {layer.node: layer for layer in self.layers}
+        outputs: dict[fx.Node, Tensor] = {}
+
+        def watch(node: fx.Node, value: Tensor) -> Tensor:
+            if node in nodes:
+                if not value.requires_grad:
+                    value = value.requires_grad_(True)
+                outputs[node] = value
+            return value
+
+        student = self.scout
+        values = dict(zip(student._placeholders, student.batches[0], strict=True))
+        result = student.run(tensors, values, on_layer=watch)
+        noise = Draws(self.seed, "labels", label).uniform(result[0].shape[0])
+        loss = self.divergence.pseudo_loss(result, 0, torch.from_numpy(noise).float())
+        order = list(outputs)
+        gradients = torch.autograd.grad(
+            loss, [outputs[node] for node in order], allow_unused=True
+        )
+        squares = {}
+        for node, gradient in zip(order, gradients, strict=True):
+            layer = nodes[node]
+            if gradient is None:
+                squares[layer.weight] = torch.zeros(layer.rows)
+            else:
+                squares[layer.weight] = layer.outputs(gradient).square().mean(0)
+        return squares
+
+    def cycle(self, state: Sparse, density: float, number: int) -> Sparse:
+        """Zero weights until a share of `density` is left, and compensate.
+
+        Parameters
+        ----------
+        state : Sparse
+            Student to begin with; its zeros stay.
+        density : float
+            Share of the layers' weights to keep.
+        number : int
+            Number of the cycle, which keys its random choices.
+        """
+        sensitivity = self.sensitivities(state.tensors, number)
+        scores = self._scores(state, sensitivity)
+        kept_total = round(density * sum(mask.numel() for mask in state.keep.values()))
+        with torch.no_grad():
+            tilt = self._evolve_tilt(state, scores, sensitivity, kept_total, number)
+            goals = allocate(scores, state.keep, tilt, kept_total)
+
+            def choose(stop: Stop, moments: Moments) -> Individual:
+                return self._evolve_layer(stop, moments, state, sensitivity, goals, number)
+
+            tensors, keep = self._sweep(self.student, state, choose)
+        price = threshold_saliency(scores, keep, state.keep)
+        return Sparse(tensors, keep, tilt, price)
+
+    def revise(
+        self,
+        state: Sparse,
+        revise_layer: Callable[[Layer, Moments, Tensor, Tensor | None], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Walk once through the student and let a function replace each layer's weights.
+
+        The function gets the layer, the moments of its present inputs, and its weight matrix and
+        bias; it returns tensors by name. Earlier layers already have their new weights.
+        """
+
+        def choose(stop: Stop, moments: Moments) -> Individual:
+            weight, bias = _matrix(stop.layer, stop.weights)
+            keep = state.keep[stop.layer.weight]
+            if self.compensation:
+                weight, bias = compensate(stop.layer, moments, keep, weight, bias)
+            return Individual(keep, revise_layer(stop.layer, moments, weight, bias), 0.0)
+
+        with torch.no_grad():
+            return self._sweep(self.student, state, choose)[0]
+
+    def _scores(self, state: Sparse, sensitivity: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return comparable log-scores of all layers from one walk on the first batch."""
+        scores = {}
+
+        def choose(stop: Stop, moments: Moments) -> Individual:
+            name = stop.layer.weight
+            weight, _ = _matrix(stop.layer, stop.weights)
+            scores[name] = criteria(stop.layer, moments, weight, sensitivity[name])["curvature"]
+            return Individual(state.keep[name], {}, 0.0)
+
+        with torch.no_grad():
+            self._sweep(self.scout, state, choose)
+        return scores
+
+    def _evolve_tilt(
+        self,
+        state: Sparse,
+        scores: Mapping[str, Tensor],
+        sensitivity: Mapping[str, Tensor],
+        kept_total: int,
+        number: int,
+    ) -> dict[str, float]:
+        """Try shifts of weight between layers and return the one of least divergence."""
+
+        def fitness(tilt: Mapping[str, float]) -> float:
+            goals = allocate(scores, state.keep, tilt, kept_total)
+
+            def choose(stop: Stop, moments: Moments) -> Individual:
+                name = stop.layer.weight
+                keep = top(scores[name], state.keep[name], goals[name])
+                return self._settle(stop, moments, keep)
+
+            tensors, _ = self._sweep(self.scout, state, choose)
+            self.evaluations += 1
+            return self.divergence(self.scout.outputs(tensors), [0])
+
+        best, names = dict(state.tilt), list(state.tilt)
+        if len(names) < 2 or self.effort.tilts == 0:
+            return best
+        best_fitness = fitness(best)
+        for trial in range(self.effort.tilts):
+            shift = Draws(self.seed, "tilt", number, trial).normal(len(names))
+            candidate = {
+                name: best[name] + _TILT_STEP * float(step)
+                for name, step in zip(names, shift - shift.mean(), strict=True)
+            }
+            candidate_fitness = fitness(candidate)
+            if candidate_fitness < best_fitness:
+                best, best_fitness = candidate, candidate_fitness
+        return best
+
+    def _evolve_layer(
+        self,
+        stop: Stop,
+        moments: Moments,
+        state: Sparse,
+        sensitivity: Mapping[str, Tensor],
+        goals: Mapping[str, int],
+        number: int,
+    ) -> Individual:
+        """Evolve the zero-set of one layer."""
+        name = stop.layer.weight
+        allowed, count = state.keep[name], goals[name]
+        if count >= int(allowed.sum()):
+            return self._settle(stop, moments, allowed)
+        weight, _ = _matrix(stop.layer, stop.weights)
+        scores = criteria(stop.layer, moments, weight, sensitivity[name])
+        draws = Draws(self.seed, "layer", number, name)
+        proposals = list(seeds(scores, allowed, count, draws).values())
+        if self.effort.generations == 0 and self.effort.proposals == 1:
+            return self._settle(stop, moments, proposals[0])
+        blend = (scores["curvature"] + scores["fisher"]) / 2
+        every = range(len(self.student.batches))
+
+        def assess(keep: Tensor, on_all: bool) -> Individual:
+            settled = self._settle(stop, moments, keep)
+            batches = every if on_all else range(1)
+            self.evaluations += 1
+            fitness = self.divergence(stop.finish(settled.tensors, batches), batches)
+            return Individual(keep, settled.tensors, fitness)
+
+        def breed(parents: list[Tensor], child: int) -> Tensor:
+            first = parents[draws.below(len(parents))]
+            guide = scores["curvature"] if child % 3 else blend
+            if child % 2:
+                return mutate(first, guide, allowed, count, draws)
+            second = parents[draws.below(len(parents))]
+            return recombine(first, second, guide, allowed, count, draws)
+
+        effort = self.effort
+        return evolve(
+            proposals[: effort.proposals], breed, assess, effort.generations, effort.children, 2
+        )
+
+    def _settle(self, stop: Stop, moments: Moments, keep: Tensor) -> Individual:
+        """Zero what is not kept and compensate the survivors."""
+        weight, bias = _matrix(stop.layer, stop.weights)
+        if self.compensation:
+            weight, bias = compensate(stop.layer, moments, keep, weight, bias)
+        else:
+            weight = torch.where(keep, weight, 0.0)
+        return Individual(keep, _tensors(stop.layer, weight, bias, stop.weights), 0.0)
+
+    def _sweep(
+        self, student: Student, state: Sparse, choose: Callable[[Stop, Moments], Individual]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Walk student and teacher side by side and replace each layer by what `choose` returns."""
+        tensors = dict(state.tensors)
+        keep = {}
+        for stop, original in zip(
+            student.walk(tensors), student.walk(dict(self.teacher)), strict=True
+        ):
+            chosen = choose(stop, measure_moments(stop, original))
+            tensors.update(chosen.tensors)
+            keep[stop.layer.weight] = chosen.keep
+        return tensors, keep
+
+
+def _matrix(layer: Layer, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return a layer's weight as a matrix, and its bias."""
+    weight = tensors[layer.weight].reshape(layer.rows, layer.columns)
+    return weight, None if layer.bias is None else tensors[layer.bias]
+
+
+def _tensors(
+    layer: Layer, weight: Tensor, bias: Tensor | None, like: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return a layer's matrix and bias by name in their own shapes."""
+    named = {layer.weight: weight.reshape(like[layer.weight].shape)}
+    if layer.bias is not None and bias is not None:
+        named[layer.bias] = bias
+    return named

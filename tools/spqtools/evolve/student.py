@@ -1,0 +1,304 @@
+"""The network as a graph of ATen operations that can be run layer by layer and from any layer on."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+_ATEN = torch.ops.aten
+_LINEAR = {_ATEN.linear.default}
+_CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default}
+# aten.convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+_GENERAL_CONVOLUTION = _ATEN.convolution.default
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear or convolutional operation whose weight is a parameter.
+
+    Parameters
+    ----------
+    weight, bias : str, str or None
+        State-dict names.
+    node : fx.Node
+        Place in the graph.
+    rows, columns : int
+        Shape of the weight as a matrix: outputs, and inputs of one group.
+    groups : int
+        Groups of a convolution; rows of a group see only its columns.
+    stride, padding, dilation, kernel : tuple of int, each of length 2
+        Geometry of a convolution; the kernel is empty for a linear layer.
+    """
+
+    weight: str
+    bias: str | None
+    node: fx.Node
+    rows: int
+    columns: int
+    groups: int = 1
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    kernel: tuple[int, ...] = ()
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return what the rows are multiplied with, float32, shape (groups, places, columns)."""
+        if not self.kernel:
+            return inputs.reshape(1, -1, self.columns)
+        image = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
+        patches = F.unfold(
+            image, self.kernel, dilation=self.dilation, padding=self.padding, stride=self.stride
+        )
+        grouped = patches.reshape(patches.shape[0], self.groups, self.columns, -1)
+        return grouped.permute(1, 0, 3, 2).reshape(self.groups, -1, self.columns)
+
+    def outputs(self, output: Tensor) -> Tensor:
+        """Return an output, or its gradient, in the order of `features`, shape (places, rows)."""
+        if not self.kernel:
+            return output.reshape(-1, self.rows)
+        return output.reshape(output.shape[0], self.rows, -1).transpose(1, 2).reshape(-1, self.rows)
+
+
+class Student:
+    """A traced network with replaceable weights.
+
+    Parameters
+    ----------
+    graph : fx.GraphModule
+        Placeholders, parameters as ``get_attr``, ATen calls and one output.
+    inputs : sequence of Tensor
+        Calibration inputs, one per placeholder, first dimension the samples.
+    batch_size : int
+        Samples of a batch.
+    """
+
+    def __init__(
+        self, graph: fx.GraphModule, inputs: Sequence[Tensor], batch_size: int
+    ) -> None:
+        self._nodes = [node for node in graph.graph.nodes if node.op != "call_module"]
+        self._dead = _last_uses(self._nodes)
+        self._placeholders = [node for node in self._nodes if node.op == "placeholder"]
+        self.original: dict[str, Tensor] = {
+            **{name: value.detach().clone() for name, value in graph.named_parameters()},
+            **{name: value.clone() for name, value in graph.named_buffers()},
+        }
+        for node in self._nodes:
+            if node.op == "get_attr" and str(node.target) not in self.original:
+                self.original[str(node.target)] = _attribute(graph, str(node.target))
+        samples = inputs[0].shape[0]
+        self.batches = [
+            [tensor[start : start + batch_size] for tensor in inputs]
+            for start in range(0, samples, batch_size)
+        ]
+        self.layers = _find_layers(self._nodes, self.original)
+
+    def outputs(
+        self, weights: Mapping[str, Tensor], batches: Sequence[int] | None = None
+    ) -> list[list[Tensor]]:
+        """Return the floating-point outputs of the given batches, all by default."""
+        chosen = range(len(self.batches)) if batches is None else batches
+        return [self.run(weights, self._start(index)) for index in chosen]
+
+    def run(
+        self,
+        weights: Mapping[str, Tensor],
+        values: dict[fx.Node, Any],
+        start: int = 0,
+        on_layer: Callable[[fx.Node, Tensor], Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Run the graph from node `start` on and return its floating-point outputs.
+
+        `values` holds what the nodes before have computed and is used up. `on_layer` sees the
+        output of each call and returns what takes its place.
+        """
+        for index in range(start, len(self._nodes)):
+            node = self._nodes[index]
+            if node.op == "output":
+                return _floating(fx.node.map_arg(node.args[0], values.__getitem__))
+            self._execute(node, weights, values)
+            if on_layer is not None and node.op == "call_function":
+                values[node] = on_layer(node, values[node])
+            for dead in self._dead[index]:
+                del values[dead]
+        raise AssertionError("a graph ends with its output")
+
+    def walk(self, weights: dict[str, Tensor]) -> Iterator["Stop"]:
+        """Advance through the network, all batches abreast, and stop before each layer.
+
+        The caller may replace the layer's weights at the stop; the walk goes on with them.
+        """
+        values = [self._start(index) for index in range(len(self.batches))]
+        layer_of = {layer.node: layer for layer in self.layers}
+        for index, node in enumerate(self._nodes):
+            if node.op == "output":
+                return
+            if node in layer_of:
+                yield Stop(self, layer_of[node], index, values, weights)
+            for batch in values:
+                self._execute(node, weights, batch)
+                for dead in self._dead[index]:
+                    del batch[dead]
+
+    def _start(self, batch: int) -> dict[fx.Node, Any]:
+        return dict(zip(self._placeholders, self.batches[batch], strict=True))
+
+    def _execute(
+        self, node: fx.Node, weights: Mapping[str, Tensor], values: dict[fx.Node, Any]
+    ) -> None:
+        """Compute the value of one node."""
+        if node.op == "get_attr":
+            values[node] = weights[str(node.target)]
+        elif node.op == "call_function":
+            target: Any = node.target
+            arguments = fx.node.map_arg(node.args, values.__getitem__)
+            keywords = fx.node.map_arg(node.kwargs, values.__getitem__)
+            values[node] = target(*arguments, **keywords)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A walk that has reached a layer.
+
+    Parameters
+    ----------
+    student : Student
+        The network.
+    layer : Layer
+        The layer that comes next.
+    index : int
+        Its number among the nodes.
+    values : list of dict
+        What each batch has computed so far.
+    weights : dict of str to Tensor
+        The walk's weights.
+    """
+
+    student: Student
+    layer: Layer
+    index: int
+    values: list[dict[fx.Node, Any]]
+    weights: dict[str, Tensor]
+
+    def inputs(self, batch: int) -> Tensor:
+        """Return the layer's input in one batch."""
+        source: Any = self.layer.node.args[0]
+        tensor: Tensor = self.values[batch][source]
+        return tensor
+
+    def output(self, batch: int) -> Tensor:
+        """Return the layer's output in one batch under the walk's weights."""
+        scratch = dict(self.values[batch])
+        self.student._execute(self.layer.node, self.weights, scratch)
+        tensor: Tensor = scratch[self.layer.node]
+        return tensor
+
+    def finish(self, replaced: Mapping[str, Tensor], batches: Sequence[int]) -> list[list[Tensor]]:
+        """Return the network's outputs with some weights replaced from this layer on."""
+        results = []
+        for batch in batches:
+            values = dict(self.values[batch])
+            # Parameters that were fetched before this layer are among the values.
+            for node in values:
+                if node.op == "get_attr" and str(node.target) in replaced:
+                    values[node] = replaced[str(node.target)]
+            results.append(self.student.run({**self.weights, **replaced}, values, self.index))
+        return results
+
+
+def _find_layers(nodes: Sequence[fx.Node], tensors: Mapping[str, Tensor]) -> list[Layer]:
+    """Return the layers in order; one whose weight serves several nodes is left alone."""
+    layers = []
+    for node in nodes:
+        if node.op != "call_function":
+            continue
+        weight = node.args[1] if len(node.args) > 1 else None
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr" or len(weight.users) > 1:
+            continue
+        matrix = tensors[str(weight.target)]
+        if matrix.ndim < 2 or not matrix.is_floating_point() or matrix.dtype != torch.float32:
+            continue
+        bias = node.args[2] if len(node.args) > 2 else None
+        if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
+            continue
+        bias_name = None if bias is None or len(bias.users) > 1 else str(bias.target)
+        if bias is not None and bias_name is None:
+            continue
+        layer = _layer(node, str(weight.target), bias_name, matrix)
+        if layer is not None:
+            layers.append(layer)
+    return layers
+
+
+def _layer(node: fx.Node, weight: str, bias: str | None, matrix: Tensor) -> Layer | None:
+    """Read the geometry of a linear or convolutional call; None for every other call."""
+    rows, columns = matrix.shape[0], matrix[0].numel()
+    if node.target in _LINEAR:
+        return Layer(weight, bias, node, rows, columns)
+    defaults: tuple[Any, ...]
+    if node.target in _CONVOLUTIONS:
+        defaults = ([1], [0], [1], 1)
+        stride, padding, dilation, groups = (*node.args[3:7], *defaults)[: 4]
+        given = list(node.args[3:7])
+        stride, padding, dilation, groups = given + list(defaults[len(given) :])
+    elif node.target is _GENERAL_CONVOLUTION and node.args[6] is False:
+        stride, padding, dilation, groups = (*node.args[3:6], node.args[8])
+    else:
+        return None
+    if matrix.ndim not in (3, 4) or not isinstance(groups, int):
+        return None
+    kernel = tuple(matrix.shape[2:])
+    return Layer(
+        weight,
+        bias,
+        node,
+        rows,
+        columns,
+        groups,
+        _pair(stride, kernel, 1),
+        _pair(padding, kernel, 0),
+        _pair(dilation, kernel, 1),
+        kernel if len(kernel) == 2 else (1, *kernel),
+    )
+
+
+def _pair(value: Any, kernel: tuple[int, ...], missing: int) -> tuple[int, int]:
+    """Return a setting for two dimensions; a one-dimensional convolution has height 1."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    values = values * len(kernel) if len(values) == 1 else values
+    return (missing, values[0]) if len(kernel) == 1 else (values[0], values[1])
+
+
+def _last_uses(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
+    """Return, for each node, the nodes whose values nobody needs after it."""
+    last: dict[fx.Node, int] = {}
+    for index, node in enumerate(nodes):
+        last[node] = index
+        for source in node.all_input_nodes:
+            last[source] = index
+    dead: list[list[fx.Node]] = [[] for _ in nodes]
+    for node, index in last.items():
+        dead[index].append(node)
+    return dead
+
+
+def _floating(result: Any) -> list[Tensor]:
+    """Return the floating-point tensors among nested outputs."""
+    if isinstance(result, Tensor):
+        return [result] if result.is_floating_point() else []
+    if isinstance(result, Mapping):
+        result = result.values()
+    if isinstance(result, list | tuple) or not isinstance(result, int | float | str | type(None)):
+        return [tensor for item in result for tensor in _floating(item)]
+    return []
+
+
+def _attribute(graph: fx.GraphModule, target: str) -> Tensor:
+    """Return a tensor attribute that is neither parameter nor buffer."""
+    owner: Any = graph
+    for part in target.split("."):
+        owner = getattr(owner, part)
+    tensor: Tensor = owner
+    return tensor
