@@ -1,15 +1,16 @@
 """The `spq` command: reads the command line, calls the library, prints one sentence on refusal."""
 
-import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 import spq
-from spqformat import Reason, SpqError, __version__
+from spq._extras import extra
+from spqformat import SpqError, __version__
 from spqtools import parameters
 from spqtools.progress import ConsoleProgress
 from spqtools.report import escape
@@ -155,14 +156,16 @@ def pack(
     program: bool,
     resume: bool,
     as_json: bool,
-    **goals: float | None,
+    **goals: Any,
 ) -> None:
     """Compress a trained network.
 
     MODEL is a .pt or .pth with a state dict, a .pt2 of torch.export, a .safetensors or an .onnx.
 
-    Give at most one goal. An interrupted search (Ctrl-C) leaves a checkpoint beside the output;
-    the same command with --resume goes on from there.
+    Give at most one goal; with calibration inputs and no goal it is --max-divergence 0.02.
+
+    An interrupted search (Ctrl-C) leaves a checkpoint beside the output; the same command with
+    --resume goes on from there.
 
     \b
     Examples:
@@ -179,20 +182,18 @@ def pack(
             f"--{chosen[0].replace('_', '-')} is measured on calibration inputs; add --calib."
         )
     target = model.with_suffix(".spq") if output is None else output
-    with _extra("all"):
+    with extra("all"):
+        from spqtools.goal import Options
         from spqtools.pack import PackRequest, checkpoint_path, run_pack
         from spqtools.report import report_json, report_text
     request = PackRequest(
         model=model,
         output=target,
+        options=Options(bits=bits, effort=effort, seed=seed, **goals),
         arch=arch,
         calibration=calib,
-        bits=bits,
-        effort=effort,
-        seed=seed,
         stores_program=program,
         resumes=resume,
-        **goals,
     )
     try:
         report = run_pack(request, ConsoleProgress())
@@ -246,7 +247,7 @@ def unpack(file: Path, output: Path) -> None:
     Example:
       spq unpack model.spq -o model.safetensors
     """
-    with _extra("torch"):
+    with extra("torch"):
         from spqtools.unpack import write_safetensors
     _say_written(output, write_safetensors(file, output))
 
@@ -261,7 +262,7 @@ def export(file: Path, output: Path) -> None:
     Example:
       spq export model.spq -o model.onnx
     """
-    with _extra("onnx"):
+    with extra("onnx"):
         from spqtools.unpack import write_onnx
     _say_written(output, write_onnx(file, output))
 
@@ -298,21 +299,9 @@ def demo(output: Path) -> None:
     Example:
       spq demo
     """
-    with _extra("all"):
+    with extra("all"):
         from spqtools.demo import run_demo
     click.echo(run_demo(output, ConsoleProgress()))
-
-
-@contextlib.contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Turn a missing package into the name of the extra that brings it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise SpqError(
-            Reason.MISSING_EXTRA,
-            f"this needs {error.name}; install it with: pip install 'spqformat[{name}]'",
-        ) from error
 
 
 def _say_written(output: Path, written_bytes: int) -> None:

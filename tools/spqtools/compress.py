@@ -133,7 +133,9 @@ class _Search:
         self._float_bytes = sum(tensor.numel() * 4 for tensor in evolution.teacher.values())
         self._target_bytes = options.target_bytes(self._float_bytes)
         self._max_divergence = options.max_divergence
-        if not any((options.sparsity is not None, self._target_bytes, options.max_drop is not None)):
+        if not any(
+            (options.sparsity is not None, self._target_bytes, options.max_drop is not None)
+        ):
             self._max_divergence = options.max_divergence or DEFAULT_MAX_DIVERGENCE
         self._labels = calibration.labels
         self._digest = _digest(evolution, options)
@@ -368,9 +370,7 @@ def _quantise_weights(
 def _start(graph: fx.GraphModule, calibration: Calibration, options: Options) -> Evolution:
     """Run the teacher once and refuse what cannot be searched."""
     try:
-        evolution = Evolution(
-            graph, calibration.inputs, options.seed, EFFORTS[options.effort]
-        )
+        evolution = Evolution(graph, calibration.inputs, options.seed, EFFORTS[options.effort])
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise SpqError(

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import spq
+from spqtools.goal import Options
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress, seconds_text
 from spqtools.report import Report, escape, table
@@ -101,7 +102,7 @@ def run_demo(folder: Path, progress: Progress) -> str:
             output=packed,
             arch=f"{__name__}:{build_network.__name__}",
             calibration=calibration,
-            max_drop=0.5,
+            options=Options(max_drop=0.5),
         ),
         progress,
     )
@@ -133,7 +134,7 @@ def _train(digits: Digits, progress: Progress) -> nn.Module:
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     with progress.stage("train", EPOCHS) as tick:
         for _ in range(EPOCHS):
-            for batch in torch.randperm(len(images)).split(BATCH_SAMPLES):
+            for batch in torch.split(torch.randperm(len(images)), BATCH_SAMPLES):
                 optimiser.zero_grad()
                 loss = nn.functional.cross_entropy(network(images[batch]), labels[batch])
                 torch.autograd.backward(loss)

@@ -1,29 +1,40 @@
-"""The way from a trained network to a packed file: read, search, write, read back, report."""
+"""The way from a trained network to a packed file: read, search, encode, check, write, report."""
 
 import io
 import json
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.export import ExportedProgram
 
 import spq
+from spq import onnx_graph
 from spqformat import Reason, SpqError, __version__
 from spqformat.atomic import write_atomically
 from spqtools.calibration import Calibration, read_calibration
-from spqtools.compress import Compressed, Options, compress, compress_weights
+from spqtools.compress import Compressed, compress, compress_weights
+from spqtools.goal import Options
 from spqtools.ingest import Source, ingest
 from spqtools.inspection import inspect_file
+from spqtools.judge import accuracy_of_packed, check_runtimes_agree
+from spqtools.programs import Programs, trace, write_programs
 from spqtools.progress import Progress
-from spqtools.programs import Programs, capture_programs
-from spqtools.report import Accuracy, Report
+from spqtools.report import Report
 
-METADATA_PREFIX = "spq."
+State = Mapping[str, NDArray[Any] | Tensor]
+Found = Mapping[str, NDArray[Any]]
+
+# Sizes are tried out before the divergence is known: this text is at least as long.
+_LONGEST_DIVERGENCE = (-1.23456e-100, "squared error relative to the variance")
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,12 @@ class PackRequest:
     ----------
     model, output : Path
         File to read and file to write.
+    options : Options
+        Goal, bits, effort and seed of the search.
     arch : str, optional
         ``MODULE:CALLABLE`` or ``FILE.py:CALLABLE`` that builds the network of a state dict.
     calibration : Path, optional
         Calibration inputs; without them only the weights are looked at.
-    options : Options
-        Goal, bits, effort and seed of the search.
     stores_program : bool
         Whether the file gets the network's programs.
     resumes : bool
@@ -61,7 +72,7 @@ def checkpoint_path(output: Path) -> Path:
 
 
 def run_pack(request: PackRequest, progress: Progress) -> Report:
-    """Pack a network: search, encode, write, and check what was written.
+    """Pack a network.
 
     Parameters
     ----------
@@ -87,17 +98,35 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         neither created nor changed.
     """
     started = time.monotonic()
-    checkpoint = checkpoint_path(request.output)
     _check_writable(request.output)
-    _prepare_checkpoint(checkpoint, resumes=request.resumes)
-    with progress.stage("read the model"):
+    checkpoint = checkpoint_path(request.output)
+    _check_checkpoint(checkpoint, resumes=request.resumes)
+    with progress.stage("read"):
         source = ingest(request.model, request.arch)
-    calibration = None if request.calibration is None else read_calibration(request.calibration)
-    programs = capture_programs(source, calibration, progress)
-    compressed = _compress(source, calibration, programs, request.options, progress, checkpoint)
-    stored_programs = programs.stored if request.stores_program else {}
-    packed = _encode(compressed, stored_programs, _provenance(source, request, compressed))
-    accuracy = _accuracy(packed, source, calibration, progress)
+        calibration = None if request.calibration is None else read_calibration(request.calibration)
+    with progress.stage("trace"):
+        traced = trace(source, None if calibration is None else calibration.inputs)
+        tensors, programs = _parts(source, traced, stores_program=request.stores_program)
+    notes = [*_notes(source, traced, calibration), *programs.notes]
+    for note in notes:
+        progress.note(note)
+
+    def encode(found: Found, divergence: float | None, kind: str) -> bytes:
+        stream = io.BytesIO()
+        metadata = _provenance(source, request.options, divergence, kind)
+        spq.save(_merge(tensors, found), stream, metadata=metadata, programs=programs.stored)
+        return stream.getvalue()
+
+    compressed = _search(tensors, traced, calibration, request, progress, encode)
+    with progress.stage("check"):
+        packed = encode(compressed.state, compressed.divergence, compressed.divergence_kind)
+        check_exact(packed, _merge(tensors, compressed.state))
+        _check_size(packed, tensors, request.options)
+        if calibration is not None and {"torch", "onnx"} <= programs.stored.keys():
+            check_runtimes_agree(packed, calibration)
+        accuracy = None
+        if calibration is not None and traced is not None:
+            accuracy = accuracy_of_packed(packed, source, traced, calibration)
     write_atomically(request.output, [packed])
     checkpoint.unlink(missing_ok=True)
     inspection = inspect_file(packed)
@@ -106,15 +135,75 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         output=str(request.output),
         bytes_before=inspection.float_bytes,
         bytes_after=inspection.file_bytes,
-        program_bytes=0,
         weights=inspection.weights,
         sparsity=inspection.sparsity,
         divergence=compressed.divergence,
-        divergence_kind=compressed.divergence_kind,
+        divergence_kind=None if compressed.divergence is None else compressed.divergence_kind,
         accuracy=accuracy,
         seconds=time.monotonic() - started,
         tensors=inspection.tensors,
-        notes=(),
+        notes=tuple(notes),
+    )
+
+
+def check_exact(packed: bytes, tensors: State) -> None:
+    """Decode a file and compare it with what was to be stored, bit for bit.
+
+    Parameters
+    ----------
+    packed : bytes
+        The file.
+    tensors : mapping of str to ndarray or Tensor
+        What it has to hold.
+
+    Raises
+    ------
+    SpqError
+        `self_check_failed`.
+    """
+    with spq.open(packed) as archive:
+        archive.verify()
+        decoded = archive.tensors()
+        decoded |= {tied: decoded[name] for tied, name in archive.aliases.items()}
+    same = decoded.keys() == tensors.keys() and all(
+        decoded[name].shape == tuple(value.shape) and decoded[name].tobytes() == _bits(value)
+        for name, value in tensors.items()
+    )
+    if not same:
+        raise SpqError(
+            Reason.SELF_CHECK_FAILED,
+            "the file would not give back what was to be stored; please report this",
+        )
+
+
+def _search(
+    tensors: State,
+    traced: ExportedProgram | None,
+    calibration: Calibration | None,
+    request: PackRequest,
+    progress: Progress,
+    encode: Callable[[Found, float | None, str], bytes],
+) -> Compressed:
+    """Search on the network where there is one and data to run it on, else on the weights."""
+
+    def file_bytes(found: Found) -> int:
+        return len(encode(found, *_LONGEST_DIVERGENCE))
+
+    checkpoint = checkpoint_path(request.output)
+    if traced is None or calibration is None:
+        arrays = {name: value for name, value in tensors.items() if isinstance(value, np.ndarray)}
+        return compress_weights(arrays, request.options, progress, file_bytes=file_bytes)
+    if not request.resumes:
+        checkpoint.unlink(missing_ok=True)
+    graph = traced.module()
+    assert isinstance(graph, torch.fx.GraphModule)
+    return compress(
+        graph,
+        calibration,
+        request.options,
+        progress,
+        checkpoint=checkpoint,
+        file_bytes=file_bytes,
     )
 
 
@@ -122,37 +211,113 @@ def _check_writable(output: Path) -> None:
     """Find out before the long search, not after it, whether the output can be written."""
     if output.is_dir():
         raise IsADirectoryError(f"{output} is a folder, not a file")
-    with tempfile.TemporaryFile(dir=output.parent):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(output.parent)) from error
 
 
-def _prepare_checkpoint(checkpoint: Path, *, resumes: bool) -> None:
-    """Keep the checkpoint of an interrupted run only if it is to be resumed."""
-    if not resumes:
-        checkpoint.unlink(missing_ok=True)
-    elif not checkpoint.exists():
+def _check_checkpoint(checkpoint: Path, *, resumes: bool) -> None:
+    """Refuse to go on from nothing."""
+    if resumes and not checkpoint.exists():
         raise SpqError(
             Reason.BAD_CHECKPOINT,
             f"there is no checkpoint {checkpoint} to go on from; leave out --resume",
         )
 
 
-def _encode(
-    state: Mapping[str, NDArray[np.generic]],
-    programs: Mapping[str, bytes],
-    metadata: Mapping[str, str],
-) -> bytes:
-    """Encode the file in memory, and decode it again to prove that nothing was lost."""
-    stream = io.BytesIO()
-    spq.save(state, stream, metadata=metadata, programs=programs)
-    packed = stream.getvalue()
-    with spq.open(packed) as archive:
-        archive.verify()
-        for name, value in state.items():
-            decoded = archive.get_tensor(name)
-            if (decoded.shape, decoded.tobytes()) != (value.shape, value.tobytes()):
-                raise SpqError(
-                    Reason.SELF_CHECK_FAILED,
-                    f"tensor {name!r} does not come back as it was stored; please report this",
-                )
-    return packed
+def _check_size(packed: bytes, tensors: State, options: Options) -> None:
+    """Refuse a file that is larger than was asked for."""
+    float_bytes = sum(4 * prod(value.shape) for value in tensors.values())
+    target = options.target_bytes(float_bytes)
+    if target is not None and len(packed) > target:
+        raise SpqError(
+            Reason.GOAL_NOT_REACHED,
+            f"the smallest file found has {len(packed)} bytes where {target} are allowed; "
+            "allow more, or try --effort max",
+        )
+
+
+def _parts(
+    source: Source, traced: ExportedProgram | None, *, stores_program: bool
+) -> tuple[State, Programs]:
+    """Return the original tensors and the programs that the file is to hold."""
+    if source.onnx_model is not None:
+        graph, weights = onnx_graph.strip(source.onnx_model)
+        return weights, Programs({"onnx": graph} if stores_program else {})
+    arrays = _as_arrays(source.tensors)
+    if traced is None or not stores_program:
+        return arrays, Programs()
+    programs = write_programs(traced, arrays)
+    return {**arrays, **_as_arrays(programs.constants)}, programs
+
+
+def _as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any] | Tensor]:
+    """Return tensors as arrays over the same memory; bfloat16, which NumPy lacks, as it is."""
+    return {
+        name: tensor if tensor.dtype is torch.bfloat16 else tensor.numpy()
+        for name, tensor in tensors.items()
+    }
+
+
+def _merge(tensors: State, found: Found) -> State:
+    """Put what the search found in the place of the originals; tied tensors stay tied.
+
+    A network may know a tied tensor by one of its names only, or by each of them.
+    """
+    groups: dict[object, list[str]] = {}
+    for name, value in tensors.items():
+        groups.setdefault(_memory(name, value), []).append(name)
+    merged = dict(tensors)
+    for names in groups.values():
+        values = [found[name] for name in names if name in found]
+        if all(_bits(value) == _bits(values[0]) for value in values[1:]):
+            merged |= dict.fromkeys(names, values[0]) if values else {}
+        else:
+            merged |= {name: found.get(name, values[0]) for name in names}
+    return merged
+
+
+def _memory(name: str, value: NDArray[Any] | Tensor) -> object:
+    """Return what two tensors have in common that share their memory."""
+    if isinstance(value, Tensor):
+        return value.data_ptr(), value.shape, value.stride()
+    if not value.size:
+        return name
+    return value.__array_interface__["data"][0], value.shape, value.strides
+
+
+def _bits(value: NDArray[Any] | Tensor) -> bytes:
+    """Return the elements as bytes in row-major order."""
+    if isinstance(value, Tensor):
+        return value.contiguous().view(torch.uint8).numpy().tobytes()
+    return value.tobytes()
+
+
+def _provenance(
+    source: Source, options: Options, divergence: float | None, kind: str
+) -> dict[str, str]:
+    """Return the metadata: where the file comes from and how, no time and no place in it."""
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    metadata = {
+        "spq.tool": f"spqformat {__version__}",
+        "spq.seed": str(given.pop("seed")),
+        "spq.options": json.dumps(given, sort_keys=True),
+        "spq.teacher_sha256": source.digest,
+    }
+    if divergence is not None:
+        metadata |= {"spq.divergence": f"{divergence:.6g}", "spq.divergence_kind": kind}
+    return metadata
+
+
+def _notes(
+    source: Source, traced: ExportedProgram | None, calibration: Calibration | None
+) -> list[str]:
+    """Say plainly what this run cannot do, and why."""
+    if traced is not None and calibration is not None:
+        return []
+    if source.onnx_model is not None:
+        return ["an .onnx is packed from its weights alone; its answers were not watched"]
+    why = "without --calib" if calibration is None else "without --arch"
+    return [f"{why} only the weights are looked at; the network's answers were not watched"]

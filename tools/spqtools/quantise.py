@@ -189,7 +189,7 @@ def _blocks(
             valid = support[part].gather(1, columns)
             for first in (steps := row_blocks(len(part), width)):
                 piece = slice(first, first + steps.step)
-                matrix = restricted(moments.inputs[group], columns[piece], valid[piece])
+                matrix, _ = restricted(moments.inputs[group], columns[piece], valid[piece])
                 inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
                 factor = torch.linalg.cholesky(inverse, upper=True)
                 blocks.append((part[piece], columns[piece], valid[piece], factor))

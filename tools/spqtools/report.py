@@ -79,8 +79,6 @@ class Report:
         float32 bytes of parameters and buffers, tied ones counted once.
     bytes_after : int
         Bytes of the whole file written, programs and metadata among them.
-    program_bytes : int
-        Bytes of the stored programs within `bytes_after`.
     weights : int
         Number of elements of parameters and buffers.
     sparsity : float
@@ -103,7 +101,6 @@ class Report:
     output: str
     bytes_before: int
     bytes_after: int
-    program_bytes: int
     weights: int
     sparsity: float
     divergence: float | None
@@ -162,25 +159,25 @@ def report_text(report: Report) -> str:
     rows = [
         ["bytes before (float32)", f"{report.bytes_before:,}"],
         ["bytes after (whole file)", f"{report.bytes_after:,}"],
+        ["  of these, tensors", f"{sum(row.stored_bytes for row in report.tensors):,}"],
         ["ratio", f"{report.ratio:.1f}x"],
         ["bits per weight", f"{report.bits_per_weight:.3f}"],
         ["sparsity", f"{report.sparsity:.2%}"],
     ]
-    if report.program_bytes:
-        rows.insert(2, ["  of these, programs", f"{report.program_bytes:,}"])
+    remarks = list(report.notes)
     if report.divergence is not None:
         rows.append([f"divergence ({report.divergence_kind})", f"{report.divergence:.3g}"])
     if report.accuracy is not None:
         accuracy = report.accuracy
         rows.append(["accuracy before", f"{accuracy.before:.2f} %"])
         rows.append(["accuracy after", f"{accuracy.after:.2f} %"])
-        rows.append(["  measured on", f"{accuracy.samples:,} {accuracy.data}"])
+        remarks.append(f"accuracy on {accuracy.samples:,} {accuracy.data}")
     rows.append(["time", seconds_text(report.seconds)])
     blocks = [
         f"{escape(report.model)} -> {escape(report.output)}",
         table(rows),
         tensor_table(report.tensors),
-        *(escape(note) for note in report.notes),
+        *(escape(remark) for remark in remarks),
     ]
     return "\n\n".join(blocks)
 

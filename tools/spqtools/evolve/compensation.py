@@ -72,14 +72,33 @@ def supports(keep: Tensor) -> tuple[Tensor, Tensor]:
     return order, torch.arange(width)[None, :] < counts[:, None]
 
 
-def restricted(hessian: Tensor, columns: Tensor, valid: Tensor) -> Tensor:
-    """Return each row's damped Hessian on its support, float64; identity where nothing is kept."""
+def restricted(hessian: Tensor, columns: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each row's damped Hessian on its support and its ridge; identity where nothing is.
+
+    Parameters
+    ----------
+    hessian : Tensor of float32, shape (features, features)
+    columns, valid : Tensor
+        As `supports` returns them.
+
+    Returns
+    -------
+    tuple of Tensor
+        Float64, shapes (rows, width, width) and (rows, 1).
+    """
     blocks = hessian[columns[:, :, None], columns[:, None, :]].double()
-    both = valid[:, :, None] & valid[:, None, :]
-    blocks = torch.where(both, blocks, 0.0)
-    level = blocks.diagonal(dim1=1, dim2=2).sum(1) / valid.sum(1).clamp_min(1)
-    ridge = torch.where(valid, DAMPING * level[:, None] + 1e-12, 1.0)
-    return blocks + torch.diag_embed(ridge)
+    if not bool(valid.all()):
+        blocks.mul_(valid[:, :, None]).mul_(valid[:, None, :])
+    diagonal = blocks.diagonal(dim1=1, dim2=2)
+    ridge = DAMPING * diagonal.sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp_min(1)
+    ridge = ridge + 1e-12
+    diagonal.add_(torch.where(valid, ridge, 1.0))
+    return blocks, ridge
+
+
+def work(keep: Tensor) -> float:
+    """Return about how many multiplications `compensate` takes on a support."""
+    return float((keep.sum(1).double() ** 3).sum()) / 3
 
 
 def row_blocks(rows: int, width: int) -> range:
@@ -100,8 +119,7 @@ def _solve(hessian: Tensor, targets: Tensor, support: Tensor, present: Tensor) -
         for first in (blocks := row_blocks(len(rows), columns.shape[1])):
             part = slice(first, first + blocks.step)
             index, real = columns[part], valid[part]
-            matrix = restricted(hessian, index, real)
-            ridge = DAMPING * _mean_diagonal(hessian, index, real) + 1e-12
+            matrix, ridge = restricted(hessian, index, real)
             right = targets[rows[part]].gather(1, index).double()
             right = right + ridge * present[rows[part]].gather(1, index).double()
             right = torch.where(real, right, 0.0)
@@ -111,9 +129,3 @@ def _solve(hessian: Tensor, targets: Tensor, support: Tensor, present: Tensor) -
             block.scatter_(1, index, torch.where(real, answer, 0.0).float())
             solved[rows[part]] = block
     return solved
-
-
-def _mean_diagonal(hessian: Tensor, columns: Tensor, valid: Tensor) -> Tensor:
-    """Return each row's mean diagonal on its support, float64, shape (rows, 1)."""
-    diagonal = hessian.diagonal().double()[columns]
-    return (torch.where(valid, diagonal, 0.0).sum(1) / valid.sum(1).clamp_min(1))[:, None]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from spqtools.evolve.allocation import allocate, threshold_saliency
-from spqtools.evolve.compensation import compensate
+from spqtools.evolve.compensation import compensate, work
 from spqtools.evolve.divergence import Divergence
 from spqtools.evolve.moments import Moments, measure_moments
 from spqtools.evolve.population import Individual, criteria, evolve, mutate, recombine, seeds, top
@@ -19,6 +19,14 @@ _TILT_STEP = 0.35
 # What a zero saves: the survivor's place in the mask and its level, in bits. At 90 to 95 % zeros
 # both together measure 6 to 7 bits on the networks of tests/bench.
 _BITS_PER_SURVIVOR = 6.5
+# Multiplications above which a candidate is assessed by zeroing alone, as in the source: while
+# most weights are left, the choice is easy and compensation dear.
+_DEAR_COMPENSATION = 3e8
+
+
+def held_out_samples(samples: int) -> int:
+    """Return how many samples at the end of a calibration set never steer the search."""
+    return max(1, int(samples * _HELD_OUT_SHARE)) if samples > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class Evolution:
 
     def __post_init__(self) -> None:
         samples = self.inputs[0].shape[0]
-        held = max(1, int(samples * _HELD_OUT_SHARE)) if samples > 1 else 0
+        held = held_out_samples(samples)
         search = [tensor[: samples - held] for tensor in self.inputs]
         held_out = [tensor[samples - held :] for tensor in self.inputs] if held else search
         self.student = Student(self.graph, search, self.batch_size)
@@ -164,9 +172,7 @@ class Evolution:
         noise = Draws(self.seed, "labels", label).uniform(result[0].shape[0])
         loss = self.divergence.pseudo_loss(result, 0, torch.from_numpy(noise).float())
         order = list(outputs)
-        gradients = torch.autograd.grad(
-            loss, [outputs[node] for node in order], allow_unused=True
-        )
+        gradients = torch.autograd.grad(loss, [outputs[node] for node in order], allow_unused=True)
         squares = {}
         for node, gradient in zip(order, gradients, strict=True):
             layer = nodes[node]
@@ -253,14 +259,15 @@ class Evolution:
             def choose(stop: Stop, moments: Moments) -> Individual:
                 name = stop.layer.weight
                 keep = top(scores[name], state.keep[name], goals[name])
-                return self._settle(stop, moments, keep)
+                return self._settle(stop, moments, keep, self.compensation)
 
             tensors, _ = self._sweep(self.scout, state, choose)
             self.evaluations += 1
             return self.divergence(self.scout.outputs(tensors), [0])
 
         best, names = dict(state.tilt), list(state.tilt)
-        if len(names) < 2 or self.effort.tilts == 0:
+        dear = any(work(keep) > _DEAR_COMPENSATION for keep in state.keep.values())
+        if len(names) < 2 or self.effort.tilts == 0 or dear:
             return best
         best_fitness = fitness(best)
         for trial in range(self.effort.tilts):
@@ -287,18 +294,19 @@ class Evolution:
         name = stop.layer.weight
         allowed, count = state.keep[name], goals[name]
         if count >= int(allowed.sum()):
-            return self._settle(stop, moments, allowed)
+            return self._settle(stop, moments, allowed, self.compensation)
         weight, _ = _matrix(stop.layer, stop.weights)
         scores = criteria(stop.layer, moments, weight, sensitivity[name])
         draws = Draws(self.seed, "layer", number, name)
         proposals = list(seeds(scores, allowed, count, draws).values())
         if self.effort.generations == 0 and self.effort.proposals == 1:
-            return self._settle(stop, moments, proposals[0])
+            return self._settle(stop, moments, proposals[0], self.compensation)
         blend = (scores["curvature"] + scores["fisher"]) / 2
         every = range(len(self.student.batches))
+        compensated = self.compensation and work(proposals[0]) <= _DEAR_COMPENSATION
 
         def assess(keep: Tensor, on_all: bool) -> Individual:
-            settled = self._settle(stop, moments, keep)
+            settled = self._settle(stop, moments, keep, compensated)
             batches = every if on_all else range(1)
             self.evaluations += 1
             fitness = self.divergence(stop.finish(settled.tensors, batches), batches)
@@ -313,14 +321,17 @@ class Evolution:
             return recombine(first, second, guide, allowed, count, draws)
 
         effort = self.effort
-        return evolve(
+        fittest = evolve(
             proposals[: effort.proposals], breed, assess, effort.generations, effort.children, 2
         )
+        if compensated == self.compensation:
+            return fittest
+        return self._settle(stop, moments, fittest.keep, self.compensation)
 
-    def _settle(self, stop: Stop, moments: Moments, keep: Tensor) -> Individual:
-        """Zero what is not kept and compensate the survivors."""
+    def _settle(self, stop: Stop, moments: Moments, keep: Tensor, compensated: bool) -> Individual:
+        """Zero what is not kept and, if asked to, compensate the survivors."""
         weight, bias = _matrix(stop.layer, stop.weights)
-        if self.compensation:
+        if compensated:
             weight, bias = compensate(stop.layer, moments, keep, weight, bias)
         else:
             weight = torch.where(keep, weight, 0.0)

@@ -49,11 +49,26 @@ class Layer:
         if not self.kernel:
             return inputs.reshape(1, -1, self.columns)
         image = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
-        patches = F.unfold(
-            image, self.kernel, dilation=self.dilation, padding=self.padding, stride=self.stride
+        image = F.pad(image, (self.padding[1],) * 2 + (self.padding[0],) * 2).contiguous()
+        # A view of all patches, copied once; F.unfold starts threads anew for every sample.
+        samples, channels, height, width = image.shape
+        rows, columns = self.kernel
+        down = (height - self.dilation[0] * (rows - 1) - 1) // self.stride[0] + 1
+        across = (width - self.dilation[1] * (columns - 1) - 1) // self.stride[1] + 1
+        per_sample, per_channel, per_row, per_pixel = image.stride()
+        patches = image.as_strided(
+            (self.groups, samples, down, across, channels // self.groups, rows, columns),
+            (
+                per_channel * (channels // self.groups),
+                per_sample,
+                per_row * self.stride[0],
+                per_pixel * self.stride[1],
+                per_channel,
+                per_row * self.dilation[0],
+                per_pixel * self.dilation[1],
+            ),
         )
-        grouped = patches.reshape(patches.shape[0], self.groups, self.columns, -1)
-        return grouped.permute(1, 0, 3, 2).reshape(self.groups, -1, self.columns)
+        return patches.reshape(self.groups, -1, self.columns)
 
     def outputs(self, output: Tensor) -> Tensor:
         """Return an output, or its gradient, in the order of `features`, shape (places, rows)."""
@@ -75,9 +90,7 @@ class Student:
         Samples of a batch.
     """
 
-    def __init__(
-        self, graph: fx.GraphModule, inputs: Sequence[Tensor], batch_size: int
-    ) -> None:
+    def __init__(self, graph: fx.GraphModule, inputs: Sequence[Tensor], batch_size: int) -> None:
         self._nodes = [node for node in graph.graph.nodes if node.op != "call_module"]
         self._dead = _last_uses(self._nodes)
         self._placeholders = [node for node in self._nodes if node.op == "placeholder"]
@@ -237,12 +250,10 @@ def _layer(node: fx.Node, weight: str, bias: str | None, matrix: Tensor) -> Laye
     rows, columns = matrix.shape[0], matrix[0].numel()
     if node.target in _LINEAR:
         return Layer(weight, bias, node, rows, columns)
-    defaults: tuple[Any, ...]
     if node.target in _CONVOLUTIONS:
-        defaults = ([1], [0], [1], 1)
-        stride, padding, dilation, groups = (*node.args[3:7], *defaults)[: 4]
-        given = list(node.args[3:7])
-        stride, padding, dilation, groups = given + list(defaults[len(given) :])
+        defaults: tuple[Any, ...] = ([1], [0], [1], 1)
+        given = node.args[3:7]
+        stride, padding, dilation, groups = (*given, *defaults[len(given) :])
     elif node.target is _GENERAL_CONVOLUTION and node.args[6] is False:
         stride, padding, dilation, groups = (*node.args[3:6], node.args[8])
     else:

@@ -1,0 +1,250 @@
+"""The `onnx` program: an ONNX graph without its weights, and how both come together again."""
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+
+from spq._extras import extra
+
+with extra("onnx"):
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spqformat import Reason, SpqError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+# Smaller initializers that are no weights by name (shapes, axes, scalars) stay in the graph.
+_SMALL_ELEMENTS = 16
+_BFLOAT16 = TensorProto.BFLOAT16
+
+
+def export(program: "ExportedProgram") -> ModelProto:
+    """Convert a traced network; its initializers carry the names of the state dict.
+
+    Parameters
+    ----------
+    program : ExportedProgram
+        Traced network.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Model without optimisations, so that weights stay as they are.
+
+    Raises
+    ------
+    SpqError
+        `missing_extra` without onnxscript, `unsupported_model` when it cannot be converted.
+    """
+    import logging
+
+    import torch
+
+    with extra("all"):
+        import onnxscript  # noqa: F401 - torch.onnx needs it and says so less clearly
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Deprecations between torch and the libraries that it calls are not the user's.
+            warnings.simplefilter("ignore")
+            converted = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+    except Exception as error:  # the exporter raises whatever its translations raise
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise SpqError(
+            Reason.UNSUPPORTED_MODEL, f"the network has no ONNX form ({first[0][:160]})"
+        ) from error
+    finally:
+        registration.setLevel(level)
+    assert converted is not None
+    model: ModelProto = converted.model_proto
+    return model
+
+
+def strip(
+    model: ModelProto, weight_names: Collection[str] = ()
+) -> tuple[bytes, dict[str, NDArray[Any]]]:
+    """Take the weights out of a model.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Model with all weights inside; it is not changed.
+    weight_names : collection of str
+        Names that are weights whatever their size.
+
+    Returns
+    -------
+    tuple of bytes and dict of str to ndarray
+        The graph without weights and without what only describes it, and the weights by name;
+        bfloat16 ones as ml_dtypes arrays.
+
+    Raises
+    ------
+    SpqError
+        `unsafe_model` when anything refers to a file outside the model.
+    """
+    refuse_external_data(model, Reason.UNSAFE_MODEL)
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    weights: dict[str, NDArray[Any]] = {}
+    kept = []
+    for tensor in bare.graph.initializer:
+        size = int(np.prod(tensor.dims, dtype=np.int64))
+        if tensor.name in weight_names or size >= _SMALL_ELEMENTS:
+            weights[tensor.name] = numpy_helper.to_array(tensor)
+        else:
+            kept.append(tensor)
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(kept)
+    # Inputs that only repeat an initializer would ask for it at every run.
+    inputs = [value for value in bare.graph.input if value.name not in weights]
+    del bare.graph.input[:]
+    bare.graph.input.extend(inputs)
+    _drop_descriptions(bare)
+    return bare.SerializeToString(deterministic=True), weights
+
+
+def bind(graph: bytes, tensors: Mapping[str, NDArray[Any]], bfloat16: Collection[str]) -> ModelProto:
+    """Put weights into a graph.
+
+    Parameters
+    ----------
+    graph : bytes
+        Stored program, not trusted.
+    tensors : mapping of str to ndarray
+        Weights by name; those that the graph does not use are left out.
+    bfloat16 : collection of str
+        Names of uint16 arrays that hold bfloat16 bit patterns.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Complete model.
+
+    Raises
+    ------
+    SpqError
+        `bad_program`.
+    """
+    model = parse_graph(graph)
+    for name in missing_names(model, tensors):
+        array = np.ascontiguousarray(tensors[name])
+        kind = _BFLOAT16 if name in bfloat16 else onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        model.graph.initializer.append(
+            TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=array.tobytes())
+        )
+    return model
+
+
+def parse_graph(graph: bytes) -> ModelProto:
+    """Parse a stored graph; refuses `bad_program` for damage and for external data."""
+    try:
+        model = ModelProto.FromString(graph)
+    except DecodeError as error:
+        raise SpqError(
+            Reason.BAD_PROGRAM, "the onnx program is not an ONNX model", section="program"
+        ) from error
+    refuse_external_data(model, Reason.BAD_PROGRAM)
+    return model
+
+
+def missing_names(model: ModelProto, tensors: Mapping[str, object]) -> list[str]:
+    """Return the names that nodes use and the graph does not define, in ascending order.
+
+    Raises
+    ------
+    SpqError
+        `bad_program` when the file has no tensor of such a name.
+    """
+    missing = sorted(_undefined(model.graph, frozenset()))
+    for name in missing:
+        if name not in tensors:
+            raise SpqError(
+                Reason.BAD_PROGRAM,
+                f"the onnx program needs a tensor {name!r}, which the file does not have",
+                section="program",
+            )
+    return missing
+
+
+def refuse_external_data(model: ModelProto, reason: Reason) -> None:
+    """Refuse a model any tensor of which lies in another file."""
+    for tensor in _all_tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise SpqError(
+                reason,
+                f"tensor {tensor.name!r} refers to another file; "
+                "save the model with all weights inside",
+            )
+
+
+def _undefined(graph: GraphProto, outer: frozenset[str]) -> set[str]:
+    """Return names that a graph and its subgraphs use without a definition in sight."""
+    known = set(outer)
+    known.update(value.name for value in graph.input)
+    known.update(tensor.name for tensor in graph.initializer)
+    known.update(tensor.values.name for tensor in graph.sparse_initializer)
+    undefined: set[str] = set()
+    for node in graph.node:
+        undefined.update(name for name in node.input if name and name not in known)
+        for attribute in node.attribute:
+            for subgraph in _subgraphs(attribute):
+                undefined |= _undefined(subgraph, frozenset(known))
+        known.update(node.output)
+    undefined.update(value.name for value in graph.output if value.name not in known)
+    return undefined
+
+
+def _subgraphs(attribute: AttributeProto) -> list[GraphProto]:
+    if attribute.type == AttributeProto.GRAPH:
+        return [attribute.g]
+    return list(attribute.graphs)
+
+
+def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor of a model: initializers, sparse ones, attributes, functions."""
+    nodes = list(model.graph.node)
+    graphs = [model.graph]
+    for function in model.functions:
+        nodes.extend(function.node)
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            if graph is not model.graph:
+                nodes.extend(graph.node)
+            continue
+        for attribute in nodes.pop().attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            graphs.extend(_subgraphs(attribute))
+
+
+def _drop_descriptions(model: ModelProto) -> None:
+    """Remove what describes a model and changes nothing."""
+    for field in ("producer_name", "producer_version", "doc_string", "domain", "model_version"):
+        model.ClearField(field)
+    del model.metadata_props[:]
+    graph = model.graph
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    graph.ClearField("doc_string")
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
+        value.ClearField("doc_string")
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+        node.ClearField("name")

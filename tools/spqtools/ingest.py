@@ -1,0 +1,294 @@
+"""Reads the model that is to be packed, whatever it is stored in, and never runs code from it."""
+
+import hashlib
+import importlib
+import importlib.util
+import pickle  # noqa: TID251 - for the name of the error that restricted loading raises
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from spqformat import Reason, SpqError
+from spqtools.pt2 import read_pt2
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_LEAST_TORCH = (2, 10)
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+_WRAPPER_PREFIX = "module."
+_SHOWN_KEYS = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as read.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        Parameters and buffers; empty for an ONNX model.
+    module : nn.Module, optional
+        The network built by `--arch`, filled, in evaluation mode.
+    exported : ExportedProgram, optional
+        The traced network of a .pt2.
+    onnx_model : onnx.ModelProto, optional
+        The model of an .onnx.
+    digest : str
+        SHA-256 of the file in hexadecimal.
+    """
+
+    tensors: dict[str, Tensor]
+    digest: str
+    module: nn.Module | None = None
+    exported: ExportedProgram | None = None
+    onnx_model: "ModelProto | None" = None
+
+
+def ingest(path: Path, arch: str | None = None) -> Source:
+    """Read a model.
+
+    Parameters
+    ----------
+    path : Path
+        ``.pt``, ``.pth``, ``.th`` or ``.bin`` with a state dict; ``.pt2``; ``.safetensors``;
+        ``.onnx``.
+    arch : str, optional
+        ``MODULE:CALLABLE`` or ``path/to/file.py:CALLABLE`` that builds the network of a state
+        dict. This runs the caller's own code.
+
+    Returns
+    -------
+    Source
+        The model.
+
+    Raises
+    ------
+    SpqError
+        `bad_model`, `unsafe_model`, `unsupported_model`, `model_mismatch`, `bad_argument`,
+        `missing_extra`.
+    OSError
+        The file cannot be read.
+    """
+    digest = _sha256(path)
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return Source({}, digest, onnx_model=_read_onnx(path))
+    if suffix == ".pt2":
+        program = read_pt2(path)
+        tensors = {name: tensor.detach() for name, tensor in program.state_dict.items()}
+        return Source(tensors, digest, exported=program)
+    tensors = _read_safetensors(path) if suffix == ".safetensors" else _read_state_dict(path)
+    if arch is None:
+        return Source(tensors, digest)
+    module = _build(arch)
+    _fill(module, tensors, arch)
+    return Source(tensors, digest, module=module)
+
+
+def _sha256(path: Path) -> str:
+    """Return the digest of a file that is not empty."""
+    with path.open("rb") as stream:
+        if not stream.read(1):
+            raise SpqError(Reason.BAD_MODEL, f"{path} is empty")
+        stream.seek(0)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict with pickles restricted to tensors and plain containers."""
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < _LEAST_TORCH:
+        raise SpqError(
+            Reason.UNSAFE_MODEL,
+            f"torch {torch.__version__} does not read pickles safely; update it to 2.10 or newer",
+        )
+    if _is_torchscript(path):
+        raise SpqError(
+            Reason.UNSAFE_MODEL,
+            f"{path} is TorchScript, which is code; save model.state_dict() instead",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if (
+            "Unsupported" in str(error)
+            or "GLOBAL" in str(error)
+            or "WeightsUnpickler" in str(error)
+        ):
+            raise SpqError(
+                Reason.UNSAFE_MODEL,
+                f"{path} holds Python objects besides tensors and is not opened; "
+                "save model.state_dict() instead of the model",
+            ) from error
+        raise _damaged(path) from error
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises whatever its parsers raise on damaged input
+        raise _damaged(path) from error
+    return _find_state(loaded, path)
+
+
+def _find_state(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict inside what a file holds."""
+    if isinstance(loaded, Mapping):
+        for key in _STATE_KEYS:
+            if isinstance(loaded.get(key), Mapping):
+                loaded = loaded[key]
+                break
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise SpqError(Reason.BAD_MODEL, f"{path} holds no state dict; save model.state_dict()")
+    foreign = [key for key, value in loaded.items() if not isinstance(value, Tensor)]
+    if foreign or not all(isinstance(key, str) for key in loaded):
+        raise SpqError(
+            Reason.BAD_MODEL,
+            f"{path} is not a state dict: {str((foreign or list(loaded))[0])[:80]!r} "
+            "is no tensor; save model.state_dict()",
+        )
+    prefix = _WRAPPER_PREFIX if all(key.startswith(_WRAPPER_PREFIX) for key in loaded) else ""
+    return {key.removeprefix(prefix): value.detach() for key, value in loaded.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Tell whether a zip archive holds compiled code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(
+                "/code/" in f"/{name}" or name.endswith("constants.pkl")
+                for name in archive.namelist()
+            )
+    except zipfile.BadZipFile:
+        return False
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise SpqError(
+            Reason.MISSING_EXTRA, "safetensors is missing; run: pip install 'spqformat[torch]'"
+        ) from error
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(path) from error
+
+
+def _read_onnx(path: Path) -> "ModelProto":
+    """Read an .onnx; tensors in other files are refused before anybody looks for them."""
+    from spq.onnx_graph import refuse_external_data
+
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise _damaged(path) from error
+    if not model.graph.node:
+        raise _damaged(path)
+    refuse_external_data(model, Reason.UNSAFE_MODEL)
+    return model
+
+
+def _build(arch: str) -> nn.Module:
+    """Build the network that the caller names."""
+    place, _, name = arch.rpartition(":")
+    if not place or not name:
+        raise SpqError(
+            Reason.BAD_ARGUMENT,
+            f"--arch {arch!r} is not MODULE:CALLABLE or FILE.py:CALLABLE",
+        )
+    try:
+        module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+        builder: Callable[[], Any] = getattr(module, name)
+        network = builder()
+    except OSError:
+        raise
+    except Exception as error:  # the caller's own code may raise anything
+        raise SpqError(
+            Reason.BAD_ARGUMENT,
+            f"--arch {arch!r} fails with {type(error).__name__}: {str(error)[:160]}",
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise SpqError(
+            Reason.BAD_ARGUMENT, f"--arch {arch!r} returns a {type(network).__name__}, no nn.Module"
+        )
+    return network
+
+
+def _import_file(path: Path) -> Any:
+    """Import a Python file under a name of its own."""
+    if not path.is_file():
+        raise FileNotFoundError(f"[Errno 2] No such file: {str(path)!r}")
+    name = f"spq_arch_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _import_module(name: str) -> Any:
+    """Import a module that is installed or lies in the working folder."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.pop(0)
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], arch: str) -> None:
+    """Load a state dict that fits, and say where one does not."""
+    wanted = module.state_dict()
+    for what, names in (
+        ("lacks", [name for name in wanted if name not in tensors]),
+        ("has unexpected", [name for name in tensors if name not in wanted]),
+    ):
+        if names:
+            shown = ", ".join(repr(name) for name in names[:_SHOWN_KEYS])
+            raise SpqError(
+                Reason.MODEL_MISMATCH, f"the state dict {what} {shown} of {arch}; check --arch"
+            )
+    for name, tensor in tensors.items():
+        if wanted[name].shape != tensor.shape:
+            raise SpqError(
+                Reason.MODEL_MISMATCH,
+                f"{name!r} has shape {tuple(tensor.shape)} in the state dict and "
+                f"{tuple(wanted[name].shape)} in {arch}; check --arch",
+            )
+    module.load_state_dict(dict(tensors))
+    module.eval()
+
+
+def state_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
+    """Return the tensors that NumPy can hold as arrays; bfloat16 ones are left out."""
+    return {
+        name: tensor.detach().cpu().contiguous().numpy()
+        for name, tensor in tensors.items()
+        if tensor.dtype is not torch.bfloat16
+    }
+
+
+def _damaged(path: Path) -> SpqError:
+    return SpqError(Reason.BAD_MODEL, f"{path} is damaged or not what its name says")

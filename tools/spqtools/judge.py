@@ -1,0 +1,129 @@
+"""Loads a packed file the way its users will, and measures what comes out."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+import spq
+from spqformat import Reason, SpqError
+from spqtools.calibration import Calibration
+from spqtools.evolve.search import held_out_samples
+from spqtools.ingest import Source
+from spqtools.report import Accuracy
+
+_BATCH_SAMPLES = 256
+_COMPARED_SAMPLES = 8
+# Two runtimes add the same numbers in another order; errors beyond this are another function.
+_TOLERANCE = 1e-3
+
+Network = Callable[..., Any]
+
+
+def accuracy_of_packed(
+    packed: bytes, source: Source, traced: ExportedProgram, calibration: Calibration
+) -> Accuracy | None:
+    """Count right answers of the original and of the packed file on held-out samples.
+
+    Parameters
+    ----------
+    packed : bytes
+        The packed file.
+    source : Source
+        The original.
+    traced : ExportedProgram
+        The original, traced.
+    calibration : Calibration
+        Inputs and labels.
+
+    Returns
+    -------
+    Accuracy or None
+        None without labels, for outputs that are not class scores, and where nothing can run the
+        packed file.
+    """
+    if calibration.labels is None:
+        return None
+    packed_network = _load(packed, source)
+    if packed_network is None:
+        return None
+    first = calibration.samples - held_out_samples(calibration.samples)
+    inputs, labels = (
+        tuple(tensor[first:] for tensor in calibration.inputs),
+        calibration.labels[first:],
+    )
+    before = _hits(source.module or traced.module(), inputs, labels)
+    after = _hits(packed_network, inputs, labels)
+    if before is None or after is None:
+        return None
+    return Accuracy(
+        before, after, len(labels), "labelled calibration samples held out of the search"
+    )
+
+
+def check_runtimes_agree(packed: bytes, calibration: Calibration) -> None:
+    """Run both programs of a packed file on some inputs and compare their outputs.
+
+    Parameters
+    ----------
+    packed : bytes
+        A packed file with both programs.
+    calibration : Calibration
+        Inputs.
+
+    Raises
+    ------
+    SpqError
+        `self_check_failed` when the outputs differ by more than rounding.
+    """
+    inputs = tuple(tensor[:_COMPARED_SAMPLES] for tensor in calibration.inputs)
+    with torch.no_grad():
+        expected = _tensors(spq.load(packed)(*inputs))
+    session = spq.session(packed)
+    names = [value.name for value in session.get_inputs()]
+    outputs = session.run(
+        None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+    )
+    for torch_output, onnx_output in zip(expected, outputs, strict=True):
+        reference = torch_output.numpy()
+        scale = float(np.abs(reference).max(initial=0.0))
+        if reference.shape != onnx_output.shape or not np.allclose(
+            reference, onnx_output, rtol=_TOLERANCE, atol=_TOLERANCE * scale
+        ):
+            raise SpqError(
+                Reason.SELF_CHECK_FAILED,
+                "PyTorch and ONNX Runtime answer differently; pack with --no-program and report it",
+            )
+
+
+def _load(packed: bytes, source: Source) -> Network | None:
+    """Load the packed file, from its own program or into a copy of the original network."""
+    with spq.open(packed) as archive:
+        has_program = "torch" in archive.program_kinds
+    if has_program:
+        return spq.load(packed)
+    if source.module is not None:
+        return spq.load(packed, copy.deepcopy(source.module))
+    return None
+
+
+def _hits(network: Network, inputs: tuple[Tensor, ...], labels: Tensor) -> float | None:
+    """Return the per cent of right answers, or None for outputs that are not class scores."""
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(labels), _BATCH_SAMPLES):
+            part = slice(start, start + _BATCH_SAMPLES)
+            outputs = _tensors(network(*(tensor[part] for tensor in inputs)))
+            if not outputs or outputs[0].ndim != 2:
+                return None
+            right += int((outputs[0].argmax(dim=1) == labels[part]).sum())
+    return 100 * right / len(labels)
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """Return the tensors among nested outputs, in order."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
