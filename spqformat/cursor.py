@@ -1,4 +1,4 @@
-"""Bounded reading and writing of the integers of the format: the only place that slices sections."""
+"""Bounded reading and writing of the integers of the format; no other module slices sections."""
 
 from spqformat.errors import Reason, SpqError
 

@@ -1,4 +1,4 @@
-"""The tables of a coded tensor: codebook, frequencies, density classes; parse and write side by side."""
+"""The tables of a coded tensor (codebook, frequencies, density classes), parsed and written."""
 
 from dataclasses import dataclass
 
@@ -120,7 +120,7 @@ def uniform_codebook(exponent: int, first: int, level_count: int) -> Codebook:
 
 
 def smallest_codebook(levels: NDArray[np.generic], dtype: DType) -> Codebook:
-    """Return the first kind in the order of `CodebookKind` that stores explicit levels in fewest bytes.
+    """Return the first kind, as `CodebookKind` orders them, that stores levels in fewest bytes.
 
     Parameters
     ----------
@@ -431,7 +431,7 @@ def write_one_class() -> bytes:
 
 
 def write_classes(class_count: int, freq_log2: int, table: bytes, stream: bytes) -> bytes:
-    """Write the coded density classes of all rows or all columns and the table they were coded under."""
+    """Write the coded classes of all rows or all columns and the table they were coded under."""
     return bytes([class_count, freq_log2]) + table + varint(len(stream)) + stream
 
 

@@ -25,5 +25,5 @@ def _cttz(typing_context: Any, word: Any) -> Any:
 @overload(trailing_zeros)
 def _overload_trailing_zeros(word):  # type: ignore[no-untyped-def]  # Numba compares signatures
     if word == types.uint64:
-        return lambda word: _cttz(word)
+        return lambda word: _cttz(word)  # type: ignore[call-arg]  # Numba adds the context
     return None

@@ -44,10 +44,10 @@ def cache_folder() -> Path:
 
 def _enable_cache() -> bool:
     """Point Numba to the private cache; without a usable folder, compile in each process."""
-    import numba
+    import numba.core.config
 
     try:
-        numba.config.CACHE_DIR = str(cache_folder())
+        numba.core.config.CACHE_DIR = str(cache_folder())  # type: ignore[attr-defined]
     except OSError:
         return False
     return True

@@ -103,12 +103,12 @@ def decode_symbols(
     position = np.uint64(4) * lane_count
     if stream_bytes < position:
         return STREAM_TOO_SHORT
-    for lane in range(lane_count):
-        start = np.uint64(4) * np.uint64(lane)
+    for first in range(states.size):
+        start = np.uint64(4) * np.uint64(first)
         state = _word(stream, start) | (_word(stream, start + np.uint64(2)) << _SIXTEEN)
         if state < _LOWER:
             return BAD_STATE
-        states[lane] = state
+        states[first] = state
 
     index = np.uint64(0)
     if lane_count == _EIGHT:
@@ -171,8 +171,8 @@ def decode_symbols(
 
     if position != stream_bytes:
         return STREAM_TOO_LONG
-    for lane in range(lane_count):
-        if states[lane] != _LOWER:
+    for state in states:
+        if state != _LOWER:
             return BAD_STATE
     return OK
 
@@ -204,8 +204,7 @@ def encode_symbols(
     """
     bits = np.uint32(freq_log2)
     lane_count = np.uint64(states.size)
-    for lane in range(lane_count):
-        states[lane] = _LOWER
+    states[:] = _LOWER
     end = np.uint64(buffer.size)
     index = np.uint64(symbols.size)
     while index > np.uint64(0):

@@ -1,4 +1,4 @@
-"""Finds density classes: rows and columns of a mask grouped so that the mask costs the fewest bits."""
+"""Finds density classes: lines of a mask grouped so that it costs the fewest bits."""
 
 from dataclasses import dataclass
 
@@ -129,7 +129,7 @@ def _assign(
     density = (pooled + 0.5) / (members[:, None] * sizes[None, :] + 1.0)
     prior = (members + 0.5) / (groups.size + 0.5 * class_count)
     bits = -(ones @ np.log2(density).T + (sizes - ones) @ np.log2(1.0 - density).T)
-    chosen = np.argmin(bits - np.log2(prior), axis=1)
+    chosen: NDArray[np.int64] = np.argmin(bits - np.log2(prior), axis=1)
     return chosen.astype(np.uint8)
 
 

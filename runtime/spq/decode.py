@@ -13,7 +13,6 @@ from spqformat import Reason, SpqError
 from spqformat.cursor import Cursor
 from spqformat.ids import Encoding
 from spqformat.model import TensorRecord
-from spqformat.reader import check_part
 from spqformat.tables import (
     ClassStream,
     DenseTables,
@@ -85,7 +84,7 @@ def check_decoded(record: TensorRecord, array: NDArray[np.generic]) -> None:
     if zlib.crc32(np.ascontiguousarray(array).data) != record.decoded_crc32:
         raise SpqError(
             Reason.CHECKSUM_MISMATCH,
-            "decoded elements do not match their checksum; the file was written by a faulty encoder",
+            "decoded elements do not match their checksum; a faulty encoder wrote the file",
             section=record.name,
         )
 
@@ -152,7 +151,8 @@ def _levels_of_symbols(tables: DenseTables) -> NDArray[np.generic]:
     shifts = np.arange(0, 8, tables.index_bits, dtype=np.int64)
     indices = (symbols >> shifts) & ((1 << tables.index_bits) - 1)
     # Symbols beyond the codebook have no frequency; any level fills their place.
-    return levels[np.minimum(indices, levels.size - 1)]
+    expanded: NDArray[np.generic] = levels[np.minimum(indices, levels.size - 1)]
+    return expanded
 
 
 class _SparseDecoder:

@@ -128,8 +128,10 @@ def _dense(indexed: _Indexed, codebook: Codebook, crc: int) -> EncodedTensor:
     tables = write_dense_head(codebook, index_bits, chunk_elements)
     parts = [tables + bytes([freq_log2]) + table.written]
     symbols_per_chunk = chunk_elements * index_bits // 8
-    for first in range(0, symbols.size, symbols_per_chunk):
-        parts.append(rans.encode(symbols[first : first + symbols_per_chunk], coder, None))
+    parts += [
+        rans.encode(symbols[first : first + symbols_per_chunk], coder, None)
+        for first in range(0, symbols.size, symbols_per_chunk)
+    ]
     return EncodedTensor(indexed.dtype, Encoding.DENSE, indexed.shape, crc, parts)
 
 
@@ -209,11 +211,11 @@ def _sparse(
     row_length, row_count = classes.columns.size, classes.rows.size
     order = column_order(classes.columns)
     first_classes = byte_classes(classes.columns)
-    grid = np.zeros(row_count * row_length, dtype=np.uint8)
+    flat = np.zeros(row_count * row_length, dtype=np.uint8)
     # One more than the level index, so that zero still marks the zeros.
     shifted = indexed.indices + (indexed.indices < zero_index)
-    grid[: mask.size] = np.where(mask, shifted, 0)
-    grid = grid.reshape(row_count, row_length)
+    flat[: mask.size] = np.where(mask, shifted, 0)
+    grid = flat.reshape(row_count, row_length)
     if order is not None:
         grid = np.ascontiguousarray(grid[:, order])
     mask_bytes = np.packbits(grid != 0, axis=1, bitorder="little")

@@ -1,4 +1,4 @@
-"""Chooses static frequency tables: counts to integers that sum to a power of two, and their cost."""
+"""Chooses static frequency tables: integers that sum to a power of two, and what they cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class CodedTable:
 
 
 def normalise(counts: NDArray[np.int64], freq_log2: int) -> Frequencies:
-    """Return frequencies near `counts` that sum to ``2**freq_log2``, each counted symbol at least 1.
+    """Return frequencies near `counts` with sum ``2**freq_log2``, each counted symbol at least 1.
 
     What rounding leaves is given to, or taken from, the symbol whose code length changes the best,
     one unit at a time.

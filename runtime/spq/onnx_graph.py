@@ -113,7 +113,9 @@ def strip(
     return bare.SerializeToString(deterministic=True), weights
 
 
-def bind(graph: bytes, tensors: Mapping[str, NDArray[Any]], bfloat16: Collection[str]) -> ModelProto:
+def bind(
+    graph: bytes, tensors: Mapping[str, NDArray[Any]], bfloat16: Collection[str]
+) -> ModelProto:
     """Put weights into a graph.
 
     Parameters
@@ -148,7 +150,7 @@ def bind(graph: bytes, tensors: Mapping[str, NDArray[Any]], bfloat16: Collection
 def parse_graph(graph: bytes) -> ModelProto:
     """Parse a stored graph; refuses `bad_program` for damage and for external data."""
     try:
-        model = ModelProto.FromString(graph)
+        model: ModelProto = ModelProto.FromString(graph)
     except DecodeError as error:
         raise SpqError(
             Reason.BAD_PROGRAM, "the onnx program is not an ONNX model", section="program"

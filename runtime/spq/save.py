@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -77,7 +77,7 @@ def save(
     """
     encoded: dict[str, EncodedTensor] = {}
     aliases: dict[str, str] = {}
-    owners: dict[tuple[object, ...], str] = {}
+    owners: dict[Hashable, str] = {}
     for name in sorted(tensors):
         array, dtype, identity = _as_array(name, tensors[name])
         owner = owners.setdefault(identity, name) if array.size else name
@@ -91,19 +91,19 @@ def save(
     return sum(path.write(piece) for piece in pieces)
 
 
-def _as_array(name: str, tensor: object) -> tuple[NDArray[Any], DType, tuple[object, ...]]:
+def _as_array(name: str, tensor: object) -> tuple[NDArray[Any], DType, Hashable]:
     """Return a tensor's elements, its type, and what tells its memory from another's."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
         dtype = _TORCH_DTYPES.get(str(tensor.dtype))
         if dtype is None or tensor.layout is not torch.strided or tensor.is_meta:
             raise _unsupported(name, f"{tensor.layout} {tensor.dtype}")
-        identity = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype)
+        owner = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype)
         # resolve_neg and resolve_conj do nothing for ordinary tensors and make lazy ones real.
         plain = tensor.detach().resolve_neg().cpu().contiguous()
         if dtype is DType.BF16:
             plain = plain.view(torch.uint16)
-        return plain.numpy(), dtype, identity
+        return plain.numpy(), dtype, owner
     if not isinstance(tensor, np.ndarray):
         raise _unsupported(name, type(tensor).__name__)
     identity = (tensor.__array_interface__["data"][0], tensor.shape, tensor.strides, tensor.dtype)

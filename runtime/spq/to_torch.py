@@ -129,7 +129,8 @@ def _tensors(
             tensor = tensor.view(torch.bfloat16)
         target = dtype if tensor.is_floating_point() else None
         stored[name] = tensor.to(device=device, dtype=target)
-    return {name: stored[archive.aliases.get(name, name)] for name in archive.keys()}
+    names = archive.keys()
+    return {name: stored[archive.aliases.get(name, name)] for name in names}
 
 
 def _check_fit(model: nn.Module, tensors: Mapping[str, Tensor], strict: bool) -> None:

@@ -50,6 +50,7 @@ _INPUT_KINDS = {
     InputKind.BUFFER: "buffers",
     InputKind.CONSTANT_TENSOR: "constants",
 }
+_SECTIONS = {"inputs", *_INPUT_KINDS.values(), "nodes", "output"}
 
 
 def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
@@ -244,7 +245,7 @@ class _Reader:
     def __init__(self, document: Any) -> None:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise _bad("has an unknown format; update spqformat")
-        missing = {"inputs", "parameters", "buffers", "constants", "nodes", "output"} - set(document)
+        missing = _SECTIONS - set(document)
         if missing:
             raise _bad(f"lacks {', '.join(sorted(missing))}")
         self._document = document
@@ -272,7 +273,8 @@ class _Reader:
             raise _bad("has no valid list of nodes")
         steps = []
         for number, node in enumerate(nodes):
-            if not isinstance(node, list) or len(node) not in (2, 3) or not isinstance(node[0], str):
+            fits = isinstance(node, list) and len(node) in (2, 3) and isinstance(node[0], str)
+            if not fits:
                 raise _bad(f"has a malformed node {number}")
             arguments = self.arguments(node[1], known + number)
             keywords = self.arguments({"dict": node[2]}, known + number) if len(node) > 2 else {}
@@ -497,6 +499,4 @@ def _bad(why: str) -> SpqError:
 
 
 def _unsupported(why: str) -> SpqError:
-    return SpqError(
-        Reason.UNSUPPORTED_MODEL, f"the network cannot be stored as a program: {why}"
-    )
+    return SpqError(Reason.UNSUPPORTED_MODEL, f"the network cannot be stored as a program: {why}")

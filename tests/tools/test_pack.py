@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 
 import spq
-from spqformat import SpqError
 from spqtools.cli import main
 from spqtools.progress import Progress, Tick
 
@@ -36,7 +34,7 @@ def words(network: "TrainedNetwork", output: Path, *options: str) -> list[str]:
 @pytest.fixture(scope="module")
 def packed(
     trained_network: "TrainedNetwork", tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, str]]:
+) -> tuple[Path, str]:
     """The packed network and the JSON report of its packing."""
     output = tmp_path_factory.mktemp("packed") / "small.spq"
     child = subprocess.run(
@@ -46,7 +44,7 @@ def packed(
         check=False,
     )
     assert child.returncode == 0, child.stderr
-    yield output, child.stdout
+    return output, child.stdout
 
 
 def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str], output: Path) -> str:

@@ -144,7 +144,7 @@ def _read_images(folder: Path) -> Tensor:
     )
     if not files:
         raise _refuse(f"{folder} holds no images; known are .jpg, .png, .bmp and .webp")
-    images = []
+    images: list[NDArray[np.float32]] = []
     for file in files:
         try:
             with Image.open(file) as image:

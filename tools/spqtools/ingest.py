@@ -190,10 +190,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_onnx(path: Path) -> "ModelProto":
     """Read an .onnx; tensors in other files are refused before anybody looks for them."""
-    from spq.onnx_graph import refuse_external_data
-
     import onnx
     from google.protobuf.message import DecodeError
+
+    from spq.onnx_graph import refuse_external_data
 
     try:
         model = onnx.load(path, load_external_data=False)

@@ -65,10 +65,10 @@ def place_levels(
     for _ in range(_ITERATIONS):
         chosen = assign(sorted_weights, sorted_curvature, Levels(values, bits), slope)
         counts = np.bincount(chosen, minlength=values.size)
-        mass = np.bincount(chosen, sorted_curvature, values.size)
+        total = np.bincount(chosen, sorted_curvature, values.size)
         moment = np.bincount(chosen, sorted_curvature * sorted_weights, values.size)
         used = counts > 0
-        moved = moment[used] / mass[used]
+        moved = moment[used] / total[used]
         lengths = -np.log2(counts[used] / weights.size)
         if moved.size == values.size and np.allclose(moved, values, rtol=1e-4, atol=0.0):
             break
@@ -84,7 +84,9 @@ def assign(
 ) -> NDArray[np.int64]:
     """Return each weight's level of least error and length, int64, shape (count,)."""
     error = (weights[:, None] - levels.values[None, :]) ** 2
-    return np.argmin(curvature[:, None] * error + slope * levels.bits[None, :], axis=1)
+    cost = curvature[:, None] * error + slope * levels.bits[None, :]
+    chosen: NDArray[np.int64] = np.argmin(cost, axis=1)
+    return chosen
 
 
 def quantise_layer(
@@ -231,7 +233,8 @@ def round_to_step(values: NDArray[np.float32], steps: int) -> NDArray[np.float32
     if largest == 0.0 or not np.isfinite(largest):
         return values
     step = 2.0 ** np.floor(np.log2(largest / steps) + 0.5)
-    return (np.round(values.astype(np.float64) / step) * step + 0.0).astype(np.float32)
+    rounded: NDArray[np.float64] = np.round(values.astype(np.float64) / step) * step + 0.0
+    return rounded.astype(np.float32)
 
 
 def round_to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.float64]:

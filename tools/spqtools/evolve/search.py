@@ -172,7 +172,9 @@ class Evolution:
         noise = Draws(self.seed, "labels", label).uniform(result[0].shape[0])
         loss = self.divergence.pseudo_loss(result, 0, torch.from_numpy(noise).float())
         order = list(outputs)
-        gradients = torch.autograd.grad(loss, [outputs[node] for node in order], allow_unused=True)
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
+            loss, [outputs[node] for node in order], allow_unused=True
+        )
         squares = {}
         for node, gradient in zip(order, gradients, strict=True):
             layer = nodes[node]

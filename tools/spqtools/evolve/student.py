@@ -1,4 +1,4 @@
-"""The network as a graph of ATen operations that can be run layer by layer and from any layer on."""
+"""The network as a graph of ATen operations, run layer by layer or from any layer on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor, fx
 _ATEN = torch.ops.aten
 _LINEAR = {_ATEN.linear.default}
 _CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default}
-# aten.convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+# Arguments: input, weight, bias, stride, padding, dilation, transposed, output_padding, groups.
 _GENERAL_CONVOLUTION = _ATEN.convolution.default
 
 
@@ -252,8 +252,8 @@ def _layer(node: fx.Node, weight: str, bias: str | None, matrix: Tensor) -> Laye
         return Layer(weight, bias, node, rows, columns)
     if node.target in _CONVOLUTIONS:
         defaults: tuple[Any, ...] = ([1], [0], [1], 1)
-        given = node.args[3:7]
-        stride, padding, dilation, groups = (*given, *defaults[len(given) :])
+        given: tuple[Any, ...] = node.args[3:7]
+        stride, padding, dilation, groups = given + defaults[len(given) :]
     elif node.target is _GENERAL_CONVOLUTION and node.args[6] is False:
         stride, padding, dilation, groups = (*node.args[3:6], node.args[8])
     else:
