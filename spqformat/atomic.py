@@ -1,5 +1,6 @@
 """Writes a file whole or not at all."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable
@@ -32,7 +33,11 @@ def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> i
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a file")
-    partial = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.partial")
+    if target.exists() and not target.is_file():
+        # Taking the name of a device or a pipe would destroy it.
+        raise OSError(errno.EINVAL, f"{path} is not a regular file")
+    # Fifty characters of four bytes each and the rest stay below the usual 255 bytes.
+    partial = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.partial")
     written = 0
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:

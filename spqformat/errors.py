@@ -64,7 +64,7 @@ class SpqError(ValueError):
         self.message = message
         self.offset = offset
         self.section = section
-        super().__init__(code, message, offset, section)
+        super().__init__(code, message)
 
     def __str__(self) -> str:
         place = "" if self.section is None else f" in {self.section!r}"

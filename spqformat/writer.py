@@ -11,6 +11,7 @@ from spqformat.errors import Reason, SpqError
 from spqformat.ids import (
     HEADER_BYTES,
     MAGIC,
+    MAX_ELEMENTS,
     MAX_NAME_BYTES,
     MAX_RANK,
     VERSION_MAJOR,
@@ -88,7 +89,7 @@ def serialise(
     Raises
     ------
     SpqError
-        `bad_argument` for a name or shape that the format cannot hold.
+        `bad_argument` for a name, shape or metadata that the format cannot hold.
     """
     names = sorted([*tensors, *aliases], key=_checked_utf8)
     position = {name: index for index, name in enumerate(names)}
@@ -135,6 +136,10 @@ def _write_record(name: str, tensor: EncodedTensor) -> bytes:
         raise SpqError(
             Reason.BAD_ARGUMENT, f"tensor {name!r} has more than {MAX_RANK} dimensions; reshape it"
         )
+    if max(tensor.shape, default=0) > MAX_ELEMENTS:
+        raise SpqError(
+            Reason.BAD_ARGUMENT, f"tensor {name!r} has a dimension above {MAX_ELEMENTS}; reshape it"
+        )
     record = bytearray([tensor.encoding, tensor.dtype, len(tensor.shape)])
     for dimension in tensor.shape:
         record += varint(dimension)
@@ -152,6 +157,11 @@ def _write_metadata(metadata: Mapping[str, str]) -> bytes:
     body = bytearray()
     for key in sorted(metadata, key=_checked_utf8):
         value = metadata[key].encode("utf-8", "replace")
+        if b"\0" in value or value.decode("utf-8") != metadata[key]:
+            raise SpqError(
+                Reason.BAD_ARGUMENT,
+                f"metadata is UTF-8 text without NUL: {metadata[key][:80]!r} of {key!r}",
+            )
         body += _name_bytes(key) + varint(len(value)) + value
     return bytes(body) + _u32(zlib.crc32(body))
 

@@ -4,6 +4,8 @@ The public names are imported on first use, so that `import spq` costs neither a
 compiler, and a service that only uses ONNX Runtime never imports torch.
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from spqformat import Limits, Reason, SpqError, __version__
@@ -58,3 +60,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(ModuleType):
+    """Keeps functions under their names when modules of the same names are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python puts each imported module into its package, `spq.save` as others.
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -48,7 +48,7 @@ def _enable_cache() -> bool:
 
     try:
         numba.core.config.CACHE_DIR = str(cache_folder())  # type: ignore[attr-defined]
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
         return False
     return True
 

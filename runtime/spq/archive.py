@@ -133,7 +133,8 @@ class Archive:
         Raises
         ------
         SpqError
-            `key_not_found`, `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`.
+            `key_not_found`, `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`;
+            `limit_exceeded` when the memory does not suffice.
         """
         record = self._record(name)
         return self._decode([record], None)[record.name]
@@ -155,7 +156,8 @@ class Archive:
         Raises
         ------
         SpqError
-            `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`.
+            `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`; `limit_exceeded` when the
+            memory does not suffice.
         """
         return self._decode(self._container.tensors.values(), threads)
 
@@ -209,7 +211,13 @@ class Archive:
     ) -> dict[str, NDArray[np.generic]]:
         from spq.decode import decode_tensors
 
-        return decode_tensors(records, self._read_part, threads)
+        try:
+            return decode_tensors(records, self._read_part, threads)
+        except MemoryError as error:
+            raise SpqError(
+                Reason.LIMIT_EXCEEDED,
+                "there is not enough memory for the decoded tensors; take them one at a time",
+            ) from error
 
     def _read_part(self, record: TensorRecord, index: int) -> bytes:
         part = record.parts[index]

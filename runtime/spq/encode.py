@@ -58,6 +58,9 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
     """
     little = np.ascontiguousarray(elements).astype(dtype.numpy, copy=False)
     bits = little.reshape(-1).view(f"u{dtype.item_bytes}")
+    if dtype is DType.BOOL:
+        # Memory that was never written may hold other bytes than 0 and 1.
+        bits = (bits != 0).view(np.uint8)
     crc = zlib.crc32(bits.data)
     raw = EncodedTensor(dtype, Encoding.RAW, elements.shape, crc, [bits.tobytes()])
     indexed = _index(bits, dtype, elements.shape)
@@ -119,7 +122,9 @@ def _dense(indexed: _Indexed, codebook: Codebook, crc: int) -> EncodedTensor:
         symbols = _pack_indices(indexed.indices, index_bits)
         alphabet = dense_alphabet(index_bits, codebook.level_count)
         counts = np.bincount(symbols, minlength=alphabet)
-        freq_log2, table = cheapest_table(counts)
+        # Flat tables also promise the symbols that stand for no level.
+        complete = codebook.level_count in (alphabet, 1 << index_bits)
+        freq_log2, table = cheapest_table(counts, complete)
         if best is None or table.bits < best[0]:
             best = (table.bits, index_bits, freq_log2, table, symbols)
     assert best is not None
@@ -152,9 +157,11 @@ def _as_uniform(indexed: _Indexed) -> tuple[_Indexed, Codebook] | None:
     """Return the tensor as integers times a power of two, when at most 256 integers span it."""
     if indexed.dtype is not DType.F32:
         return None
-    values = indexed.levels.view(np.float32).astype(np.float64)
-    if not np.isfinite(values).all() or (indexed.levels == 0x80000000).any() or not values.any():
+    singles = indexed.levels.view(np.float32)
+    if not np.isfinite(singles).all() or (indexed.levels == 0x80000000).any() or not singles.any():
         return None
+    # Only now, because converting a signalling NaN warns.
+    values = singles.astype(np.float64)
     mantissas, exponents = np.frexp(values[values != 0])
     integers = (np.abs(mantissas) * (1 << 24)).astype(np.int64)
     lowest_ones = np.log2(integers & -integers).astype(np.int64)
@@ -163,11 +170,13 @@ def _as_uniform(indexed: _Indexed) -> tuple[_Indexed, Codebook] | None:
         return None
     scaled = np.ldexp(values, -exponent)
     first, last = int(scaled.min()), int(scaled.max())
-    if last - first >= _MAX_UNIFORM_LEVELS or max(-first, last) > 1 << 24:
+    if last - first >= _MAX_UNIFORM_LEVELS:
         return None
     level_count = last - first + 1
     # A full power of two costs nothing more and allows the flat table.
     rounded = 1 << (level_count - 1).bit_length()
+    if max(-first, first + rounded - 1) > 1 << 24:
+        return None
     codebook = uniform_codebook(exponent, first, rounded)
     rank = (scaled.astype(np.int64) - first).astype(np.uint8)
     levels = codebook.levels

@@ -71,8 +71,16 @@ def explicit_table(counts: NDArray[np.int64], freq_log2: int) -> CodedTable:
     return _coded(counts, normalise(counts, freq_log2), freq_log2, write_explicit)
 
 
-def cheapest_table(counts: NDArray[np.int64]) -> tuple[int, CodedTable]:
-    """Return the total's logarithm and the table, explicit or flat, of the fewest bits."""
+def cheapest_table(counts: NDArray[np.int64], complete: bool = True) -> tuple[int, CodedTable]:
+    """Return the total's logarithm and the table, explicit or flat, of the fewest bits.
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape (alphabet,)
+        Occurrences.
+    complete : bool
+        Whether every symbol may occur; otherwise no table is flat.
+    """
     alphabet = counts.size
     used = int(np.count_nonzero(counts))
     options = [
@@ -80,7 +88,7 @@ def cheapest_table(counts: NDArray[np.int64]) -> tuple[int, CodedTable]:
         for freq_log2 in _EXPLICIT_LOG2
         if used <= 1 << freq_log2
     ]
-    if alphabet & (alphabet - 1) == 0 and alphabet > 1:
+    if complete and alphabet & (alphabet - 1) == 0 and alphabet > 1:
         freq_log2 = alphabet.bit_length() - 1
         flat = _coded(
             counts, flat_frequencies(alphabet, freq_log2), freq_log2, lambda _: write_flat()

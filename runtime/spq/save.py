@@ -67,7 +67,7 @@ def save(
     Raises
     ------
     SpqError
-        `bad_argument` for names, types or shapes that the format cannot hold.
+        `bad_argument` for names, types, shapes or metadata that the format cannot hold.
     OSError
         The file could not be written; nothing was changed.
 
@@ -78,8 +78,11 @@ def save(
     encoded: dict[str, EncodedTensor] = {}
     aliases: dict[str, str] = {}
     owners: dict[Hashable, str] = {}
-    for name in sorted(tensors):
-        array, dtype, identity = _as_array(name, tensors[name])
+    # A mapping may make its tensors on request; two of them would have the same memory one after
+    # the other, and seem tied, if they were not kept.
+    kept = {name: tensors[name] for name in sorted(tensors)}
+    for name, tensor in kept.items():
+        array, dtype, identity = _as_array(name, tensor)
         owner = owners.setdefault(identity, name) if array.size else name
         if owner != name:
             aliases[name] = owner
@@ -88,7 +91,18 @@ def save(
     pieces = serialise(encoded, aliases, metadata or {}, programs or {})
     if isinstance(path, str | os.PathLike):
         return write_atomically(path, pieces)
-    return sum(path.write(piece) for piece in pieces)
+    return sum(_write(path, piece) for piece in pieces)
+
+
+def _write(stream: BinaryIO, piece: bytes) -> int:
+    """Write all of a piece, also to an unbuffered file, which may take less at a time."""
+    left = piece
+    while left:
+        taken = stream.write(left)
+        if not taken:
+            raise OSError("the file takes no more bytes")
+        left = left[taken:]
+    return len(piece)
 
 
 def _as_array(name: str, tensor: object) -> tuple[NDArray[Any], DType, Hashable]:
@@ -98,7 +112,8 @@ def _as_array(name: str, tensor: object) -> tuple[NDArray[Any], DType, Hashable]
         dtype = _TORCH_DTYPES.get(str(tensor.dtype))
         if dtype is None or tensor.layout is not torch.strided or tensor.is_meta:
             raise _unsupported(name, f"{tensor.layout} {tensor.dtype}")
-        owner = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype)
+        layout = (tuple(tensor.shape), tensor.stride(), dtype, tensor.is_neg())
+        owner = (tensor.device, tensor.data_ptr(), layout)
         # resolve_neg and resolve_conj do nothing for ordinary tensors and make lazy ones real.
         plain = tensor.detach().resolve_neg().cpu().contiguous()
         if dtype is DType.BF16:
@@ -108,7 +123,8 @@ def _as_array(name: str, tensor: object) -> tuple[NDArray[Any], DType, Hashable]
         raise _unsupported(name, type(tensor).__name__)
     identity = (tensor.__array_interface__["data"][0], tensor.shape, tensor.strides, tensor.dtype)
     if tensor.dtype.name == "bfloat16":
-        return np.ascontiguousarray(tensor).view(np.uint16), DType.BF16, identity
+        plain = np.ascontiguousarray(tensor).view(np.uint16)
+        return plain.reshape(tensor.shape), DType.BF16, identity
     dtype = _DTYPES.get(tensor.dtype.newbyteorder("<"))
     if dtype is None:
         raise _unsupported(name, str(tensor.dtype))

@@ -27,8 +27,8 @@ _MAX_NODES = 1 << 20
 _MAX_DEPTH = 16
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", re.ASCII)
 _OPERATION = re.compile(r"aten\.([A-Za-z0-9_]+)\.([A-Za-z0-9_]+)", re.ASCII)
-# Functional by its schema, yet it reads files.
-_REFUSED_OPERATIONS = frozenset({"from_file"})
+# Functional by their schemas, yet one reads files and the other writes to the terminal.
+_REFUSED_OPERATIONS = frozenset({"from_file", "_print"})
 _INTEGER_OPERATIONS: dict[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
     "add": operator.add,
@@ -106,7 +106,8 @@ def encode(program: ExportedProgram) -> tuple[bytes, dict[str, Tensor]]:
     """
     writer = _Writer(program)
     document = writer.document()
-    text = json.dumps(document, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    # Not sorted: the keys of a network's outputs have an order.
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
     return text.encode("utf-8"), writer.tensors
 
 
@@ -171,16 +172,17 @@ class ProgramModule(nn.Module):
         self._tensor_names = [
             name for group in _INPUT_KINDS.values() for name in reader.names(group)
         ]
+        # Set before the tensors, so that none of them can take the place of an attribute.
+        self._steps = reader.steps(self._input_count + len(self._tensor_names))
+        total = self._input_count + len(self._tensor_names) + len(self._steps)
+        self._result = reader.arguments(document["output"], total)
+        self._dead = self._last_uses()
         parameters: dict[int, nn.Parameter] = {}
         for group in _INPUT_KINDS.values():
             for name in reader.names(group):
                 if name not in tensors:
                     raise _bad(f"refers to tensor {name!r}, which the file does not have")
                 self._register(name, tensors[name], group, parameters)
-        self._steps = reader.steps(self._input_count + len(self._tensor_names))
-        total = self._input_count + len(self._tensor_names) + len(self._steps)
-        self._result = reader.arguments(document["output"], total)
-        self._dead = self._last_uses()
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the program."""
@@ -303,7 +305,8 @@ class _Reader:
         if tag == "float" and isinstance(value, str) and value in _FLOATS:
             return _FLOATS[value]
         if tag in _CONSTANT_TYPES and isinstance(value, str) and _NAME.fullmatch(value):
-            constant = getattr(torch, value, None)
+            # Looked up past torch's __getattr__, which imports modules and warns.
+            constant = vars(torch).get(value)
             if isinstance(constant, _CONSTANT_TYPES[tag]):
                 return constant
         raise _bad(f"has an argument with an invalid {tag!r}")
@@ -452,7 +455,10 @@ def _find_operation(name: str) -> Callable[..., Any] | None:
     overload = getattr(packet, parts[2], None)
     if not isinstance(overload, torch._ops.OpOverload) or overload._schema.is_mutable:
         return None
-    return overload
+    # TorchScript keeps operations of its own in the namespace, some of which write files or change
+    # the state of the process; none of them is known to the dispatcher.
+    full_name = f"aten::{parts[1]}" + ("" if parts[2] == "default" else f".{parts[2]}")
+    return overload if torch._C._dispatch_has_kernel(full_name) else None
 
 
 def _is_check(node: fx.Node) -> bool:

@@ -1,0 +1,114 @@
+"""Small files that promise much: refused before anything of that size is allocated."""
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import zstandard
+
+import spq
+from spqformat.cursor import varint
+from spqformat.ids import MAGIC, Encoding
+
+MAXIMUM = "spq.Limits(max_decoded_bytes=1 << 62, max_program_bytes=1 << 62)"
+
+
+def u32(value: int) -> bytes:
+    return value.to_bytes(4, "little")
+
+
+def whole(
+    entry: bytes, data: bytes, decoded_bytes: int, *, tensors: int = 1, programs: bytes = b""
+) -> bytes:
+    """A file with a sound header."""
+    body = entry + programs + data
+    head = MAGIC + struct.pack("<HHIQQ", 1, 0, tensors, 0, 0)
+    head += struct.pack("<QQIII", 64 + len(body), decoded_bytes, len(entry), 0, len(programs))
+    return head + u32(zlib.crc32(entry, zlib.crc32(head))) + body
+
+
+def enlarged(encoding: Encoding, shape: tuple[int, ...]) -> bytes:
+    """The parts of a small tensor under a shape of a TiB."""
+    random = np.random.Generator(np.random.PCG64(12))
+    values = random.integers(1, 3, (200, 64))
+    if encoding is Encoding.SPARSE:
+        values *= random.random(values.shape) < 0.02
+    stream = io.BytesIO()
+    spq.save({"w": values.astype("f4")}, stream)
+    data = stream.getvalue()
+    with spq.open(data) as archive:
+        record = archive._container.tensors["w"]
+    assert record.encoding is encoding
+    entry = b"\1w" + bytes([encoding, record.dtype, len(shape)])
+    entry += b"".join(varint(dimension) for dimension in shape) + u32(record.decoded_crc32)
+    entry += varint(len(record.parts))
+    for part in record.parts:
+        entry += varint(part.stored_bytes) + u32(part.stored_crc32)
+    return whole(entry, data[record.parts[0].offset :], 4 * int(np.prod(shape, dtype=object)))
+
+
+def program(frame: bytes, decoded_bytes: int) -> bytes:
+    records = b"\5torch\1" + varint(decoded_bytes) + varint(len(frame)) + u32(zlib.crc32(frame))
+    records += u32(zlib.crc32(records))
+    return whole(b"", b"", 0, tensors=0, programs=u32(len(records)) + records + frame)
+
+
+FRAME = zstandard.ZstdCompressor().compress(bytes(1 << 28))
+TEBIBYTE_FRAME = b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + FRAME[9:]
+SHAPE = (1 << 19, 1 << 19)
+
+BOMBS: dict[str, tuple[bytes, str, str]] = {
+    "sparse": (enlarged(Encoding.SPARSE, SHAPE), "spq.Limits()", "limit_exceeded"),
+    "sparse, trusted": (enlarged(Encoding.SPARSE, SHAPE), MAXIMUM, "bad_tables"),
+    "dense": (enlarged(Encoding.DENSE, SHAPE), "spq.Limits()", "limit_exceeded"),
+    "dense, trusted": (enlarged(Encoding.DENSE, SHAPE), MAXIMUM, "bad_tables"),
+    "program": (program(FRAME, 1 << 28 | 1), "spq.Limits()", "limit_exceeded"),
+    "lying program": (program(FRAME, 100), "spq.Limits()", "bad_program"),
+    "endless program": (program(TEBIBYTE_FRAME, 1 << 40), "spq.Limits()", "limit_exceeded"),
+    "names": (whole(b"", b"", 0, tensors=0xFFFFFFFF), "spq.Limits()", "limit_exceeded"),
+    "many small ones": (
+        whole(
+            b"".join(
+                varint(4) + b"%04d" % number + b"\0\1\1" + varint(1 << 20) + bytes(9)
+                for number in range(3000)
+            ),
+            b"",
+            3000 << 22,
+            tensors=3000,
+        ),
+        "spq.Limits()",
+        "limit_exceeded",
+    ),
+}
+
+SCRIPT = """
+import resource, sys
+import spq, spq.decode, spq._kernels
+data = sys.stdin.buffer.read()
+pages = int(open("/proc/self/statm").read().split()[0])
+ceiling = pages * resource.getpagesize() + (64 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
+try:
+    with spq.open(data, {limits}) as archive:
+        archive.verify()
+except spq.SpqError as error:
+    print(error.code)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads its own size from /proc")
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb(name: str) -> None:
+    data, limits, reason = BOMBS[name]
+    assert len(data) < 64 << 10
+    child = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(limits=limits)],
+        input=data,
+        capture_output=True,
+        check=False,
+    )
+    assert child.stdout.decode().strip() == reason, child.stderr.decode()

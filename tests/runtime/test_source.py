@@ -1,0 +1,163 @@
+"""Every source gives the same bytes: path, memory, and files that read a byte at a time."""
+
+import io
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pytest
+
+import spq
+from spq.source import open_source
+from spqformat import Reason, SpqError
+
+CONTENT = bytes(range(100))
+
+
+class ShortReads(io.BytesIO):
+    """A file that gives one byte at a time."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(1 if size is None or size else 0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    return path
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "path": lambda path: path,
+    "text": str,
+    "file": lambda path: path.open("rb"),
+    "unbuffered": lambda path: path.open("rb", buffering=0),
+    "bytes": Path.read_bytes,
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "matrix": lambda path: np.fromfile(path, dtype="<u4").reshape(5, 5).data,
+    "stream": lambda path: io.BytesIO(path.read_bytes()),
+    "short reads": lambda path: ShortReads(path.read_bytes()),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_reads(path: Path, kind: str) -> None:
+    file = SOURCES[kind](path)
+    source = open_source(file)
+    assert source.total_bytes == 100
+    assert source.read(0, 100) == CONTENT
+    assert source.read(40, 20) == CONTENT[40:60]
+    assert source.read(90, 20) == CONTENT[90:]
+    assert source.read(100, 5) == source.read(7, 0) == b""
+    assert type(source.read(3, 4)) is bytes
+    source.close()
+    if hasattr(file, "read"):
+        assert not file.closed
+        file.close()
+
+
+@pytest.mark.parametrize("file", [None, 7, 1.5, ["a"], object()])
+def test_other_types(file: Any) -> None:
+    with pytest.raises(TypeError, match="expected a path, bytes or a binary file"):
+        spq.open(file)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "missing" / "file"):
+        with pytest.raises(OSError, match=r"No such file|directory"):
+            spq.open(path)
+
+
+@pytest.fixture
+def packed() -> bytes:
+    stream = io.BytesIO()
+    tensors = {name: np.arange(3000, dtype="f4").reshape(50, 60) % 5 for name in "abcdef"}
+    spq.save(tensors, stream)
+    return stream.getvalue()
+
+
+def test_tensors_from_short_reads(packed: bytes) -> None:
+    with spq.open(packed) as whole, spq.open(ShortReads(packed)) as short:
+        assert short.keys() == whole.keys()
+        for name in whole.keys():  # noqa: SIM118 - an archive is no mapping
+            assert short.get_tensor(name).tobytes() == whole.get_tensor(name).tobytes()
+
+
+def test_file_object_stays_where_the_caller_can_use_it(packed: bytes) -> None:
+    stream = io.BytesIO(packed)
+    with spq.open(stream) as archive:
+        archive.tensors()
+    assert not stream.closed
+    stream.seek(0)
+    assert stream.read() == packed
+
+
+def test_memory_is_released(packed: bytes) -> None:
+    buffer = bytearray(packed)
+    with spq.open(buffer) as archive:
+        archive.verify()
+        with pytest.raises(BufferError):
+            buffer.append(0)
+    buffer.append(0)
+    with pytest.raises(SpqError):
+        spq.open(buffer)
+    buffer.append(0)
+
+
+def test_refused_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"something else")
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        pytest.skip("counts open files in /proc")
+    before = len(os.listdir(folder))
+    for _ in range(3):
+        with pytest.raises(SpqError):
+            spq.open(path)
+    assert len(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes", "stream"])
+def test_many_threads_share_an_archive(packed: bytes, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file.spq"
+    path.write_bytes(packed)
+    file = {"path": path, "bytes": packed, "stream": io.BytesIO(packed)}[kind]
+    expected = (np.arange(3000, dtype="f4").reshape(50, 60) % 5).tobytes()
+    found: set[bytes] = set()
+    with spq.open(cast("BinaryIO", file)) as archive:
+
+        def work() -> None:
+            found.update(archive.get_tensor(name).tobytes() for name in archive.keys() * 5)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {expected}
+
+
+def test_file_replaced_while_open(packed: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file.spq"
+    path.write_bytes(packed)
+    with spq.open(path) as archive:
+        spq.save({"other": np.zeros(9)}, path)
+        archive.verify()
+        assert archive.keys() == list("abcdef")
+    with spq.open(path) as archive:
+        assert archive.keys() == ["other"]
+
+
+def test_file_cut_while_open(packed: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file.spq"
+    path.write_bytes(packed)
+    with spq.open(path) as archive:
+        os.truncate(path, len(packed) - 1)
+        with pytest.raises(SpqError) as caught:
+            archive.tensors()
+    assert caught.value.code is Reason.TRUNCATED
