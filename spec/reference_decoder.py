@@ -1,0 +1,790 @@
+"""Reference decoder of SPQ-1: the text of SPQ-1.md as a program, obvious rather than fast.
+
+It needs the standard library alone and follows the sections of the text in their order. It decodes
+every tensor to little-endian bytes in row-major order and checks every checksum. Two things it
+leaves out, because the standard library lacks what they need: a program stored with zstd is checked
+as far as its stored length and checksum go and is returned undecoded, and no program is interpreted
+(section 8).
+
+    python reference_decoder.py FILE
+
+prints the names, shapes and checksums of a file.
+"""
+
+import math
+import struct
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+# --- 1 Scope ---------------------------------------------------------------------------------
+
+
+class Refusal(Exception):
+    """The file is refused.
+
+    Parameters
+    ----------
+    code : str
+        Reason of section 10.1.
+    why : str
+        One sentence for people.
+    """
+
+    def __init__(self, code: str, why: str) -> None:
+        self.code = code
+        super().__init__(f"{why} [{code}]")
+
+
+# --- 2 Conventions ---------------------------------------------------------------------------
+
+
+class Cursor:
+    """Reads a section from front to back (2.1, 2.2).
+
+    Parameters
+    ----------
+    data : bytes
+        The whole section.
+    fault : str
+        Reason for a section that breaks a rule.
+    """
+
+    def __init__(self, data: bytes, fault: str) -> None:
+        self._data = data
+        self._fault = fault
+        self._position = 0
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Bytes not read yet."""
+        return len(self._data) - self._position
+
+    def require(self, condition: bool, rule: str) -> None:
+        """Refuse the section unless a rule holds."""
+        if not condition:
+            raise Refusal(self._fault, f"broken rule: {rule}")
+
+    def take(self, count: int) -> bytes:
+        """Read exactly `count` bytes."""
+        self.require(count <= self.remaining_bytes, "a field ends within its section")
+        self._position += count
+        return self._data[self._position - count : self._position]
+
+    def integer(self, width: int) -> int:
+        """Read an unsigned integer of `width` bytes."""
+        return int.from_bytes(self.take(width), "little")
+
+    def varint(self, maximum: int) -> int:
+        """Read an unsigned LEB128 integer in its shortest form (2.2)."""
+        value = 0
+        for index in range(9):
+            byte = self.integer(1)
+            value += (byte & 0x7F) << (7 * index)
+            if byte < 0x80:
+                self.require(byte != 0 or index == 0, "a varint has its shortest form")
+                self.require(value <= maximum, f"a varint is at most {maximum}")
+                return value
+        raise Refusal(self._fault, "broken rule: a varint has at most 9 bytes")
+
+    def signed_varint(self, magnitude: int) -> int:
+        """Read a zigzag integer of at most `magnitude` in absolute value (2.2)."""
+        folded = self.varint(2 * magnitude)
+        return folded // 2 if folded % 2 == 0 else -(folded + 1) // 2
+
+    def text(self, raw: bytes) -> str:
+        """Return text that has been read: UTF-8 without NUL (2.3)."""
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refusal(self._fault, "broken rule: text is UTF-8") from None
+        self.require("\0" not in text, "text has no NUL")
+        return text
+
+    def name(self, previous: bytes) -> bytes:
+        """Read the bytes of a name, which come after those of the name before (2.3)."""
+        raw = self.take(self.varint(MAX_NAME_BYTES))
+        self.require(raw > previous, "names are in strictly ascending order and not empty")
+        return raw
+
+    def finish(self) -> None:
+        """Refuse bytes that no field accounts for."""
+        self.require(self.remaining_bytes == 0, "a section ends with its last field")
+
+
+def split_checksum(section: bytes, fault: str) -> bytes:
+    """Return a section without the CRC-32 that ends it, after comparing both (2.4)."""
+    if len(section) < 4:
+        raise Refusal(fault, "broken rule: a section with a checksum has at least 4 bytes")
+    if zlib.crc32(section[:-4]) != int.from_bytes(section[-4:], "little"):
+        raise Refusal("checksum_mismatch", "a section does not match its checksum")
+    return section[:-4]
+
+
+# --- 3 Header --------------------------------------------------------------------------------
+
+MAGIC = bytes.fromhex("93 53 50 51 0D 0A 1A 0A")
+VERSION_MAJOR = 1
+HEADER_BYTES = 64
+KNOWN_REQUIRED_FEATURES = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a reader is willing to spend (9.2)."""
+
+    max_decoded_bytes: int = 8 << 30
+    max_tensors: int = 1 << 20
+    max_directory_bytes: int = 64 << 20
+    max_metadata_bytes: int = 1 << 20
+    max_program_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True)
+class Header:
+    """The fields of the header (3.2), in their order."""
+
+    version_major: int
+    version_minor: int
+    tensor_count: int
+    required_features: int
+    optional_features: int
+    file_bytes: int
+    decoded_bytes: int
+    directory_bytes: int
+    metadata_bytes: int
+    program_bytes: int
+    header_crc32: int
+
+    @property
+    def data_offset(self) -> int:
+        """First byte of the data section."""
+        return HEADER_BYTES + self.directory_bytes + self.metadata_bytes + self.program_bytes
+
+
+def read_header(data: bytes, limits: Limits) -> Header:
+    """Read and check the header; the order of the checks is normative (3.5)."""
+    if not data or data[:8] != MAGIC[: len(data)]:
+        raise Refusal("bad_magic", "this is not an SPQ file")
+    if len(data) < HEADER_BYTES:
+        raise Refusal("truncated", "the header is not complete")
+    header = Header(*struct.unpack("<HHIQQQQIIII", data[len(MAGIC) : HEADER_BYTES]))
+    if header.version_major != VERSION_MAJOR:
+        raise Refusal("unsupported_version", f"the major version is {header.version_major}")
+    unknown = header.required_features & ~KNOWN_REQUIRED_FEATURES
+    if unknown:
+        bit = (unknown & -unknown).bit_length() - 1
+        raise Refusal("unsupported_feature", f"the file needs feature bit {bit}")
+    if header.file_bytes > MAX_FILE_BYTES or header.data_offset > header.file_bytes:
+        raise Refusal("bad_header", "the sections do not fit the file")
+    if len(data) < header.file_bytes:
+        raise Refusal("truncated", f"{len(data)} of {header.file_bytes} bytes are there")
+    if len(data) > header.file_bytes:
+        raise Refusal("trailing_bytes", "bytes follow the end of the file")
+    for value, maximum in (
+        (header.decoded_bytes, limits.max_decoded_bytes),
+        (header.tensor_count, limits.max_tensors),
+        (header.directory_bytes, limits.max_directory_bytes),
+        (header.metadata_bytes, limits.max_metadata_bytes),
+        (header.program_bytes, limits.max_program_bytes),
+    ):
+        if value > maximum:
+            raise Refusal("limit_exceeded", f"{value} is more than the limit {maximum}")
+    # The checksum, which ends the header, covers what stands around it.
+    directory = data[HEADER_BYTES : HEADER_BYTES + header.directory_bytes]
+    if zlib.crc32(directory, zlib.crc32(data[: HEADER_BYTES - 4])) != header.header_crc32:
+        raise Refusal("checksum_mismatch", "header and directory do not match their checksum")
+    return header
+
+
+# --- 4 Metadata and programs -----------------------------------------------------------------
+
+PROGRAM_CODECS = {0: "stored", 1: "zstd"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A contiguous run of stored bytes (5.4)."""
+
+    offset: int
+    stored_bytes: int
+    stored_crc32: int
+
+
+@dataclass(frozen=True)
+class ProgramRecord:
+    """One stored program (4.2)."""
+
+    codec: str
+    decoded_bytes: int
+    part: Part
+
+
+def read_metadata(section: bytes) -> dict[str, str]:
+    """Read the flat string map (4.1)."""
+    metadata: dict[str, str] = {}
+    if not section:
+        return metadata
+    cursor = Cursor(split_checksum(section, "bad_metadata"), "bad_metadata")
+    key = b""
+    while cursor.remaining_bytes:
+        key = cursor.name(key)
+        value = cursor.take(cursor.varint(cursor.remaining_bytes))
+        metadata[cursor.text(key)] = cursor.text(value)
+    return metadata
+
+
+def read_programs(section: bytes, offset: int, limits: Limits) -> dict[str, ProgramRecord]:
+    """Read the records of all programs (4.2); `offset` is where the section stands in the file."""
+    programs: dict[str, ProgramRecord] = {}
+    if not section:
+        return programs
+    whole = Cursor(section, "bad_program")
+    records_bytes = whole.integer(4)
+    cursor = Cursor(split_checksum(whole.take(records_bytes), "bad_program"), "bad_program")
+    part_offset = offset + 4 + records_bytes
+    kind = b""
+    decoded_total = 0
+    while cursor.remaining_bytes:
+        kind = cursor.name(kind)
+        codec_id = cursor.integer(1)
+        cursor.require(codec_id in PROGRAM_CODECS, "a program codec is registered")
+        decoded_bytes = cursor.varint(MAX_FILE_BYTES)
+        stored_bytes = cursor.varint(MAX_FILE_BYTES)
+        cursor.require(codec_id != 0 or decoded_bytes == stored_bytes, "a stored length is exact")
+        decoded_total += decoded_bytes
+        if decoded_total > limits.max_program_bytes:
+            raise Refusal("limit_exceeded", "the programs are longer than the limit")
+        part = Part(part_offset, stored_bytes, cursor.integer(4))
+        part_offset += stored_bytes
+        record = ProgramRecord(PROGRAM_CODECS[codec_id], decoded_bytes, part)
+        programs[cursor.text(kind)] = record
+    whole.require(part_offset == offset + len(section), "the programs fill their section")
+    return programs
+
+
+# --- 5 Directory -----------------------------------------------------------------------------
+
+# 5.2: name and width in bytes of each element type.
+DTYPES = {
+    0: ("f64", 8),
+    1: ("f32", 4),
+    2: ("f16", 2),
+    3: ("bf16", 2),
+    4: ("i8", 1),
+    5: ("i16", 2),
+    6: ("i32", 4),
+    7: ("i64", 8),
+    8: ("u8", 1),
+    9: ("u16", 2),
+    10: ("u32", 4),
+    11: ("u64", 8),
+    12: ("bool", 1),
+}
+# 5.3
+ENCODINGS = {0: "raw", 1: "alias", 2: "dense", 3: "sparse"}
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """One stored tensor (5.1)."""
+
+    name: str
+    encoding: str
+    dtype: str
+    item_bytes: int
+    shape: tuple[int, ...]
+    decoded_crc32: int
+    parts: tuple[Part, ...]
+
+    @property
+    def element_count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Container:
+    """Everything that a file says about itself."""
+
+    header: Header
+    metadata: dict[str, str]
+    programs: dict[str, ProgramRecord]
+    tensors: dict[str, TensorRecord]
+    aliases: dict[str, str]
+
+
+def read_container(data: bytes, limits: Limits) -> Container:
+    """Check the structure of a whole file; nothing is decoded (3 to 5)."""
+    header = read_header(data, limits)
+    metadata_offset = HEADER_BYTES + header.directory_bytes
+    program_offset = metadata_offset + header.metadata_bytes
+    tensors, aliases = read_directory(data[HEADER_BYTES:metadata_offset], header)
+    metadata = read_metadata(data[metadata_offset:program_offset])
+    programs = read_programs(data[program_offset : header.data_offset], program_offset, limits)
+    return Container(header, metadata, programs, tensors, aliases)
+
+
+def read_directory(
+    section: bytes, header: Header
+) -> tuple[dict[str, TensorRecord], dict[str, str]]:
+    """Read all records: stored tensors, and tied names with the tensor of each (5.1)."""
+    cursor = Cursor(section, "bad_directory")
+    tensors: dict[str, TensorRecord] = {}
+    names: list[str] = []
+    targets: dict[str, int] = {}
+    offset = header.data_offset
+    decoded_bytes = 0
+    raw_name = b""
+    for _ in range(header.tensor_count):
+        raw_name = cursor.name(raw_name)
+        name = cursor.text(raw_name)
+        names.append(name)
+        encoding_id = cursor.integer(1)
+        cursor.require(encoding_id in ENCODINGS, "an encoding is registered")
+        if ENCODINGS[encoding_id] == "alias":
+            targets[name] = cursor.varint(header.tensor_count - 1)
+            continue
+        record = read_record(cursor, name, ENCODINGS[encoding_id], offset)
+        tensors[name] = record
+        offset += sum(part.stored_bytes for part in record.parts)
+        decoded_bytes += record.element_count * record.item_bytes
+        cursor.require(offset <= header.file_bytes, "a tensor ends within the file")
+    cursor.finish()
+    cursor.require(offset == header.file_bytes, "the tensors fill the data section")
+    cursor.require(decoded_bytes == header.decoded_bytes, "the decoded sizes add up")
+    for target in targets.values():
+        cursor.require(names[target] in tensors, "an alias stands for a stored tensor")
+    return tensors, {name: names[target] for name, target in targets.items()}
+
+
+def read_record(cursor: Cursor, name: str, encoding: str, offset: int) -> TensorRecord:
+    """Read the fields of a stored tensor that follow its encoding (5.1)."""
+    dtype_id = cursor.integer(1)
+    cursor.require(dtype_id in DTYPES, "an element type is registered")
+    dtype, item_bytes = DTYPES[dtype_id]
+    rank = cursor.integer(1)
+    cursor.require(rank <= MAX_RANK, "a rank is at most 32")
+    shape = tuple(cursor.varint(MAX_ELEMENTS) for _ in range(rank))
+    element_count = math.prod(shape)
+    cursor.require(element_count <= MAX_ELEMENTS, "a tensor has at most 2**48 elements")
+    cursor.require(element_count > 0 or encoding == "raw", "an empty tensor is raw")
+    decoded_crc32 = cursor.integer(4)
+    part_count = 1
+    if encoding != "raw":
+        part_count = cursor.varint(cursor.remaining_bytes // 5)
+        cursor.require(part_count >= 2, "a coded tensor has tables and a chunk")
+    parts = []
+    for _ in range(part_count):
+        stored_bytes = cursor.varint(MAX_FILE_BYTES)
+        parts.append(Part(offset, stored_bytes, cursor.integer(4)))
+        offset += stored_bytes
+    if encoding == "raw":
+        right = parts[0].stored_bytes == element_count * item_bytes
+        cursor.require(right, "a raw tensor has the length of its elements")
+    return TensorRecord(name, encoding, dtype, item_bytes, shape, decoded_crc32, tuple(parts))
+
+
+def read_part(data: bytes, part: Part) -> bytes:
+    """Return the bytes of a part after comparing its checksum (5.4)."""
+    stored = data[part.offset : part.offset + part.stored_bytes]
+    if zlib.crc32(stored) != part.stored_crc32:
+        raise Refusal("checksum_mismatch", "stored bytes do not match their checksum")
+    return stored
+
+
+# --- 6 Encodings -----------------------------------------------------------------------------
+
+
+def decode_tensor(data: bytes, record: TensorRecord) -> bytes:
+    """Return the elements of a tensor, little-endian and row-major (6)."""
+    if record.encoding == "raw":
+        return read_part(data, record.parts[0])
+    decode = decode_dense if record.encoding == "dense" else decode_sparse
+    return decode(data, record)
+
+
+def check_decoded(record: TensorRecord, elements: bytes) -> None:
+    """Compare decoded elements with their checksum (5.4)."""
+    if zlib.crc32(elements) != record.decoded_crc32:
+        raise Refusal("checksum_mismatch", "decoded elements do not match their checksum")
+
+
+# 6.1 Codebooks
+
+
+def read_codebook(cursor: Cursor, record: TensorRecord) -> list[bytes]:
+    """Read a codebook; each level comes as the little-endian bytes of one element (6.1)."""
+    kind = cursor.integer(1)
+    cursor.require(kind <= 3, "a codebook kind is registered")
+    cursor.require(kind == 0 or record.dtype == "f32", "only f32 has short codebooks")
+    level_count = cursor.varint(MAX_LEVELS)
+    cursor.require(level_count > 0, "a codebook has a level")
+    if kind == 3:
+        return read_uniform(cursor, level_count)
+    if kind == 1:
+        levels = [b"\0\0" + cursor.take(2) for _ in range(level_count)]
+    elif kind == 2:
+        values = [struct.unpack("<e", cursor.take(2))[0] for _ in range(level_count)]
+        cursor.require(all(map(math.isfinite, values)), "a float16 level is finite")
+        levels = [struct.pack("<f", value) for value in values]
+    else:
+        levels = [cursor.take(record.item_bytes) for _ in range(level_count)]
+        if record.dtype == "bool":
+            cursor.require(max(levels) <= b"\1", "a boolean level is 0 or 1")
+    patterns = [int.from_bytes(level, "little") for level in levels]
+    ascending = all(low < high for low, high in pairwise(patterns))
+    cursor.require(ascending, "the levels are in strictly ascending order")
+    return levels
+
+
+def read_uniform(cursor: Cursor, level_count: int) -> list[bytes]:
+    """Read the two numbers that give all levels of a uniform codebook (6.1)."""
+    exponent = cursor.signed_varint(126)
+    first = cursor.signed_varint(1 << 24)
+    cursor.require(exponent <= 102, "the exponent is at most 102")
+    cursor.require(first + level_count - 1 <= 1 << 24, "the last integer is at most 2**24")
+    return [
+        struct.pack("<f", math.ldexp(integer, exponent))
+        for integer in range(first, first + level_count)
+    ]
+
+
+# 6.2 Frequency tables
+
+
+def read_freq_log2(cursor: Cursor) -> int:
+    """Read the logarithm of the total of a table (6.2)."""
+    freq_log2 = cursor.integer(1)
+    cursor.require(1 <= freq_log2 <= MAX_FREQ_LOG2, "freq_log2 is 1 to 15")
+    return freq_log2
+
+
+def read_frequencies(cursor: Cursor, alphabet: int, freq_log2: int) -> list[int]:
+    """Read the frequencies of one context (6.2)."""
+    kind = cursor.integer(1)
+    cursor.require(kind <= 2, "a table kind is registered")
+    total = 1 << freq_log2
+    if kind == 1:
+        divides = alphabet & (alphabet - 1) == 0 and alphabet <= total
+        cursor.require(divides, "the alphabet of a flat table divides its total")
+        return [total // alphabet] * alphabet
+    if kind == 2:
+        return read_bernoulli(cursor, alphabet, total)
+    frequencies: list[int] = []
+    left = total
+    while len(frequencies) < alphabet:
+        frequency = cursor.varint(left)
+        frequencies.append(frequency)
+        left -= frequency
+        if frequency == 0:
+            frequencies.extend([0] * cursor.varint(alphabet - len(frequencies)))
+    cursor.require(left == 0, "the frequencies add up to their total")
+    return frequencies
+
+
+def read_bernoulli(cursor: Cursor, alphabet: int, total: int) -> list[int]:
+    """Read the two numbers that give all frequencies of a Bernoulli table (6.2.3)."""
+    density = cursor.integer(2)
+    max_ones = cursor.integer(1)
+    cursor.require(alphabet == 256, "a Bernoulli table is one of bytes")
+    cursor.require(max_ones <= 8, "max_ones is at most 8")
+    cursor.require((density == 0) == (max_ones == 0), "density and max_ones are zero together")
+    weights = [density**ones * (65536 - density) ** (8 - ones) for ones in range(max_ones + 1)]
+    weight_sum = sum(math.comb(8, ones) * weight for ones, weight in enumerate(weights))
+    shares = [max(1, weight * total // weight_sum) for weight in weights]
+    shares += [0] * (8 - max_ones)
+    frequencies = [shares[byte.bit_count()] for byte in range(256)]
+    first = frequencies.index(max(frequencies))
+    frequencies[first] += total - sum(frequencies)
+    cursor.require(frequencies[first] >= 1, "the most frequent byte keeps a frequency")
+    return frequencies
+
+
+# 6.3 Dense tensors
+
+
+def decode_dense(data: bytes, record: TensorRecord) -> bytes:
+    """Decode a tensor whose elements are all coded as level indices (6.3)."""
+    cursor = Cursor(read_part(data, record.parts[0]), "bad_tables")
+    levels = read_codebook(cursor, record)
+    index_bits = cursor.integer(1)
+    cursor.require(index_bits in (1, 2, 4, 8), "index_bits is 1, 2, 4 or 8")
+    cursor.require(len(levels) <= 1 << index_bits, "an index reaches every level")
+    chunk_elements = cursor.varint(MAX_CHUNK_ELEMENTS)
+    cursor.require(chunk_elements > 0, "a chunk has elements")
+    cursor.require(chunk_elements % 8 == 0, "chunk_elements is a multiple of 8")
+    freq_log2 = read_freq_log2(cursor)
+    alphabet = len(levels) if index_bits == 8 else 256
+    frequencies = read_frequencies(cursor, alphabet, freq_log2)
+    for symbol, frequency in enumerate(frequencies):
+        if frequency:
+            known = all(index < len(levels) for index in split_symbol(symbol, index_bits))
+            cursor.require(known, "a symbol with a frequency holds indices of levels")
+    cursor.finish()
+    chunk_count = -(-record.element_count // chunk_elements)
+    cursor.require(len(record.parts) - 1 == chunk_count, "the directory has all chunks")
+
+    coder = Coder([frequencies], freq_log2)
+    per_symbol = 8 // index_bits
+    elements = bytearray()
+    for chunk, part in enumerate(record.parts[1:]):
+        count = min(chunk_elements, record.element_count - chunk * chunk_elements)
+        symbol_count = -(-count // per_symbol)
+        symbols = coder.decode(read_part(data, part), [0] * symbol_count)
+        indices = [index for symbol in symbols for index in split_symbol(symbol, index_bits)]
+        if any(indices[count:]):
+            raise Refusal("bad_stream", "the indices behind the last element are not zero")
+        elements += b"".join(levels[index] for index in indices[:count])
+    return bytes(elements)
+
+
+def split_symbol(symbol: int, index_bits: int) -> list[int]:
+    """Return the indices that a symbol holds, the first in the lowest bits (6.3)."""
+    mask = (1 << index_bits) - 1
+    return [(symbol >> shift) & mask for shift in range(0, 8, index_bits)]
+
+
+# 6.4 Sparse tensors
+
+
+@dataclass(frozen=True)
+class CodedClasses:
+    """Density classes of all rows or all columns, not decoded yet (6.4.2)."""
+
+    class_count: int
+    freq_log2: int
+    frequencies: list[int]
+    stream: bytes
+
+    def decode(self, count: int) -> list[int]:
+        """Return the class of each of `count` rows or columns."""
+        if self.class_count == 1:
+            return [0] * count
+        return Coder([self.frequencies], self.freq_log2).decode(self.stream, [0] * count)
+
+
+def read_classes(cursor: Cursor) -> CodedClasses:
+    """Read the density classes of rows or columns (6.4.2)."""
+    class_count = cursor.integer(1)
+    cursor.require(1 <= class_count <= MAX_CLASSES, "there are 1 to 16 classes")
+    if class_count == 1:
+        return CodedClasses(1, 0, [], b"")
+    freq_log2 = read_freq_log2(cursor)
+    frequencies = read_frequencies(cursor, class_count, freq_log2)
+    stream = cursor.take(cursor.varint(cursor.remaining_bytes))
+    return CodedClasses(class_count, freq_log2, frequencies, stream)
+
+
+def decode_sparse(data: bytes, record: TensorRecord) -> bytes:
+    """Decode a tensor stored as a mask of its non-zero elements and their levels (6.4)."""
+    cursor = Cursor(read_part(data, record.parts[0]), "bad_tables")
+    levels = read_codebook(cursor, record)
+    cursor.require(bytes(record.item_bytes) not in levels, "zero is no level")
+    row_length = cursor.varint(record.element_count)
+    longest = min(MIN_ROW_LENGTH, record.element_count)
+    cursor.require(row_length >= longest, "a row has at least 8 elements or all")
+    row_count = -(-record.element_count // row_length)
+    rows_per_chunk = cursor.varint(MAX_ELEMENTS)
+    most_rows = max(1, MAX_CHUNK_ELEMENTS // row_length)
+    cursor.require(1 <= rows_per_chunk <= most_rows, "rows_per_chunk is in its range")
+    coded_rows = read_classes(cursor)
+    coded_columns = read_classes(cursor)
+    context_count = coded_rows.class_count * coded_columns.class_count
+    cursor.require(context_count <= MAX_CONTEXTS, "there are at most 64 contexts")
+    mask_freq_log2 = read_freq_log2(cursor)
+    mask_tables = [read_frequencies(cursor, 256, mask_freq_log2) for _ in range(context_count)]
+    value_freq_log2 = read_freq_log2(cursor)
+    value_table = read_frequencies(cursor, len(levels), value_freq_log2)
+    cursor.finish()
+    chunk_count = -(-row_count // rows_per_chunk)
+    cursor.require(len(record.parts) - 1 == chunk_count, "the directory has all chunks")
+
+    row_classes = coded_rows.decode(row_count)
+    column_classes = coded_columns.decode(row_length)
+    # A stable sort: columns of the same class keep their order.
+    column_order = sorted(range(row_length), key=column_classes.__getitem__)
+    byte_classes = [column_classes[column] for column in column_order[::8]]
+    mask_coder = Coder(mask_tables, mask_freq_log2)
+    value_coder = Coder([value_table], value_freq_log2)
+    width = record.item_bytes
+    elements = bytearray(record.element_count * width)
+    for chunk, part in enumerate(record.parts[1:]):
+        stored = Cursor(read_part(data, part), "bad_stream")
+        mask_stream = stored.take(stored.varint(stored.remaining_bytes))
+        value_stream = stored.take(stored.remaining_bytes)
+        rows = range(chunk * rows_per_chunk, min((chunk + 1) * rows_per_chunk, row_count))
+        contexts = [
+            row_classes[row] * coded_columns.class_count + byte_class
+            for row in rows
+            for byte_class in byte_classes
+        ]
+        mask = mask_coder.decode(mask_stream, contexts)
+        positions = []
+        for index, byte in enumerate(mask):
+            row, byte_of_row = divmod(index, len(byte_classes))
+            for bit in range(8):
+                if byte >> bit & 1:
+                    place = 8 * byte_of_row + bit
+                    stored.require(place < row_length, "no one stands behind a row")
+                    position = rows[row] * row_length + column_order[place]
+                    stored.require(position < record.element_count, "no one stands behind the end")
+                    positions.append(position)
+        indices = value_coder.decode(value_stream, [0] * len(positions))
+        for position, index in zip(positions, indices, strict=True):
+            elements[position * width : (position + 1) * width] = levels[index]
+    return bytes(elements)
+
+
+# --- 7 Entropy coder -------------------------------------------------------------------------
+
+STATE_LOWER_BOUND = 1 << 16
+
+
+class Coder:
+    """Decodes streams under one static table per context (7).
+
+    Parameters
+    ----------
+    tables : list of list of int
+        Frequencies by context and symbol; those of each context add up to ``2**freq_log2``.
+    freq_log2 : int
+        Logarithm of the total.
+    """
+
+    def __init__(self, tables: list[list[int]], freq_log2: int) -> None:
+        self._freq_log2 = freq_log2
+        self._frequencies = tables
+        # 7.1: slots go to symbols in ascending order.
+        self._starts = [list(accumulate(table, initial=0)) for table in tables]
+        self._slot_symbols = [
+            [symbol for symbol, frequency in enumerate(table) for _ in range(frequency)]
+            for table in tables
+        ]
+
+    def decode(self, stream: bytes, contexts: Sequence[int]) -> list[int]:
+        """Decode one symbol for each context and the whole stream (7.2)."""
+        lane_count = 8 if len(contexts) >= 2048 else 1
+        cursor = Cursor(stream, "bad_stream")
+        states = [cursor.integer(4) for _ in range(lane_count)]
+        for state in states:
+            cursor.require(state >= STATE_LOWER_BOUND, "a state is at least 2**16")
+        symbols = []
+        for index, context in enumerate(contexts):
+            lane = index % lane_count
+            slot = states[lane] % (1 << self._freq_log2)
+            symbol = self._slot_symbols[context][slot]
+            frequency = self._frequencies[context][symbol]
+            start = self._starts[context][symbol]
+            state = frequency * (states[lane] >> self._freq_log2) + slot - start
+            if state < STATE_LOWER_BOUND:
+                state = (state << 16) + cursor.integer(2)
+            states[lane] = state
+            symbols.append(symbol)
+        cursor.finish()
+        for state in states:
+            cursor.require(state == STATE_LOWER_BOUND, "a coder ends in its initial state")
+        return symbols
+
+
+# --- 9 Limits --------------------------------------------------------------------------------
+
+MAX_NAME_BYTES = 1024
+MAX_RANK = 32
+MAX_ELEMENTS = 1 << 48
+MAX_FILE_BYTES = 1 << 62
+MAX_LEVELS = 256
+MAX_FREQ_LOG2 = 15
+MAX_CLASSES = 16
+MAX_CONTEXTS = 64
+MAX_CHUNK_ELEMENTS = 1 << 24
+MIN_ROW_LENGTH = 8
+
+
+# --- 12 Conformance: everything at once ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Program:
+    """The bytes of a program: as they are stored, so still compressed when the codec is zstd."""
+
+    codec: str
+    decoded_bytes: int
+    stored: bytes
+
+
+@dataclass(frozen=True)
+class DecodedFile:
+    """A file with every tensor decoded and every checksum compared."""
+
+    container: Container
+    tensors: dict[str, bytes]
+    programs: dict[str, Program]
+
+
+def decode_file(data: bytes, limits: Limits | None = None) -> DecodedFile:
+    """Decode a whole file.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+    limits : Limits, optional
+        What the reader is willing to spend.
+
+    Returns
+    -------
+    DecodedFile
+        Elements by name, tied names left out, and programs by kind.
+
+    Raises
+    ------
+    Refusal
+        With a reason of section 10.1.
+    """
+    container = read_container(data, limits or Limits())
+    tensors: dict[str, bytes] = {}
+    for name, record in container.tensors.items():
+        tensors[name] = decode_tensor(data, record)
+        check_decoded(record, tensors[name])
+    programs = {
+        kind: Program(record.codec, record.decoded_bytes, read_part(data, record.part))
+        for kind, record in container.programs.items()
+    }
+    return DecodedFile(container, tensors, programs)
+
+
+def describe(decoded: DecodedFile) -> list[str]:
+    """Return one line for each name of a file; names are escaped, as terminals obey some."""
+    lines = []
+    for name, record in decoded.container.tensors.items():
+        shape = "x".join(map(str, record.shape)) or "scalar"
+        crc = zlib.crc32(decoded.tensors[name])
+        lines.append(f"{name!a} {record.dtype} {shape} {record.encoding} crc32 {crc:08x}")
+    for name, target in decoded.container.aliases.items():
+        lines.append(f"{name!a} is {target!a}")
+    for kind, program in decoded.programs.items():
+        crc = zlib.crc32(program.stored)
+        lines.append(f"program {kind!a} {program.codec} {len(program.stored)} crc32 {crc:08x}")
+    return lines
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what a file holds; return 0, or 1 for a file that is refused."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: reference_decoder.py FILE\n")
+        return 2
+    try:
+        decoded = decode_file(Path(arguments[0]).read_bytes())
+    except Refusal as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        return 1
+    sys.stdout.writelines(f"{line}\n" for line in describe(decoded))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

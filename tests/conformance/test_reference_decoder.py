@@ -1,0 +1,672 @@
+"""The reference decoder and the runtime agree on good files and on bad ones."""
+
+import importlib.util
+import io
+import re
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import spq
+from spq import rans
+from spq.encode import encode_tensor
+from spq.frequencies import normalise
+from spqformat.cursor import varint
+from spqformat.ids import CodebookKind, DType, Encoding, TableKind
+from spqformat.reader import read_container
+from spqformat.tables import (
+    Codebook,
+    bernoulli_frequencies,
+    flat_frequencies,
+    read_dense_tables,
+    read_sparse_tables,
+    uniform_codebook,
+    write_bernoulli,
+    write_classes,
+    write_dense_head,
+    write_explicit,
+    write_flat,
+    write_one_class,
+    write_sparse_shape,
+)
+from spqformat.writer import EncodedTensor, serialise
+
+SPEC = Path(__file__).parents[2] / "spec"
+SEED = 20
+Array = NDArray[Any]
+
+
+def load_reference() -> Any:
+    """Import the decoder by its path: `spec` is no package."""
+    name = "spq_reference_decoder"
+    location = importlib.util.spec_from_file_location(name, SPEC / "reference_decoder.py")
+    assert location is not None
+    assert location.loader is not None
+    module = importlib.util.module_from_spec(location)
+    sys.modules[name] = module
+    location.loader.exec_module(module)
+    return module
+
+
+reference = load_reference()
+
+
+# --- good files ------------------------------------------------------------------------------
+
+
+def saved(tensors: Mapping[str, Array], **extras: Any) -> bytes:
+    stream = io.BytesIO()
+    spq.save(tensors, stream, **extras)
+    return stream.getvalue()
+
+
+def piece(data: bytes, offset: int, count: int) -> bytes:
+    return data[offset : offset + count]
+
+
+def patterns(random: np.random.Generator, dtype: DType, count: int) -> Array:
+    """Draw distinct bit patterns, zero among them, strictly ascending."""
+    if dtype is DType.BOOL:
+        return np.arange(min(count, 2), dtype=np.uint8)
+    width = dtype.item_bytes
+    drawn = random.integers(1, 1 << (8 * width), 4 * count, dtype=f"u{width}")
+    if width == 1:
+        drawn = random.permutation(np.arange(1, 256, dtype=np.uint8))
+    return np.unique(np.append(np.unique(drawn)[: count - 1], drawn.dtype.type(0)))
+
+
+def tensor(random: np.random.Generator, dtype: DType, levels: Array, share: float) -> Array:
+    """Draw a matrix, `share` of it not zero."""
+    zero = int(np.flatnonzero(levels == 0)[0])
+    chosen = random.integers(0, levels.size, 2500)
+    chosen[random.random(2500) >= share] = zero
+    return levels[chosen].view(dtype.numpy).reshape(25, 100)
+
+
+def clustered(random: np.random.Generator) -> Array:
+    """Draw a sparse matrix whose rows and columns differ in density."""
+    density = np.outer(np.linspace(0.02, 1, 60) ** 2, np.linspace(0.02, 1, 83) ** 2)
+    values = random.choice(np.array([-0.75, -0.25, 0.1, 0.5], dtype="f4"), (60, 83))
+    return np.where(random.random((60, 83)) < density, values, np.float32(0))
+
+
+def awkward_floats() -> Array:
+    """Return NaNs with payloads, infinities, both zeros and subnormals."""
+    bits = [
+        0x7FC00001,
+        0xFFC00000,
+        0x7F800001,
+        0x7F800000,
+        0xFF800000,
+        0,
+        0x80000000,
+        1,
+        0x807FFFFF,
+    ]
+    return np.array(bits * 20, dtype=np.uint32).view(np.float32)
+
+
+def good_files() -> dict[str, bytes]:
+    random = np.random.Generator(np.random.PCG64(SEED))
+    shared = np.arange(24, dtype="f4").reshape(2, 3, 4)
+    files = {
+        "nothing": saved({}),
+        "metadata": saved({}, metadata={"licence": "Apache-2.0", "é": "", "a": "\n\x1b[0m"}),
+        "programs": saved(
+            {"w": np.ones(3, dtype="i8")},
+            programs={"torch": b"{" + b" " * 500 + b"}", "onnx": b"\x08\x0a", "x-none": b""},
+        ),
+        "stored program": saved({}, programs={"onnx": random.bytes(90)}, metadata={"a": "b"}),
+        "shapes": saved(
+            {
+                "scalar": np.array(2.5),
+                "empty": np.empty((3, 0, 2), dtype="i2"),
+                "deep": np.zeros((1,) * 32, dtype="u1"),
+                "ärger": np.array([True]),
+                "one": np.array([[7]], dtype="u4"),
+            }
+        ),
+        "ties": saved({"b": shared, "a": shared, "c": shared, "d": shared.copy(), "e": shared[0]}),
+        "awkward": saved({"floats": awkward_floats(), "halves": awkward_floats().view("f2")}),
+        "clustered": saved({"w": clustered(random), "b": clustered(random)[:, 0].copy()}),
+    }
+    short: dict[str, Array] = {
+        "uniform": (random.integers(-7, 9, 3000) * np.float32(0.0625)).astype("f4"),
+        "binary": random.choice(np.array([-1, 1], dtype="f4"), 3000),
+        "four": (random.integers(-1, 3, 3000) * np.float32(0.0625)).astype("f4"),
+        "bf16": random.choice(np.array([0.1, 3e38, np.inf]).astype("f4"), 3000),
+        "f16": random.choice(np.array([1 / 3, -0.0, 6e-8], dtype="f2").astype("f4"), 3000),
+        "full": random.choice(np.array([0.1, 0.2, 0.3], dtype="f4"), 3000),
+    }
+    short["bf16"].view("u4")[:] &= 0xFFFF0000
+    for name in tuple(short):
+        masked = short[name].copy()
+        masked[random.random(3000) < 0.8] = 0
+        short[f"sparse {name}"] = masked
+    files["codebooks"] = saved(short)
+    for dtype in DType:
+        encoded = {}
+        for count in (1, 2, 3, 13, 200):
+            levels = patterns(random, dtype, count)
+            for share in (0.03, 0.4, 1.0):
+                elements = tensor(random, dtype, levels, share)
+                encoded[f"{count} levels, {share}"] = encode_tensor(elements, dtype)
+        raw = np.frombuffer(random.bytes(8 * 300), dtype=f"u{dtype.item_bytes}")
+        raw = raw & 1 if dtype is DType.BOOL else raw
+        encoded["raw"] = encode_tensor(raw.view(dtype.numpy), dtype)
+        files[dtype.label] = b"".join(serialise(encoded, {}, {}, {}))
+    # More than the elements of one chunk.
+    signs = random.choice(np.array([-0.5, 0.5], dtype="f4"), 600_000)
+    thinned = np.where(random.random(600_000) < 0.03, signs, np.float32(0))
+    files["chunks"] = saved({"binary": signs, "sparse": thinned})
+    return files
+
+
+# --- files that the encoder does not write ---------------------------------------------------
+
+
+def written_table(
+    random: np.random.Generator, counts: NDArray[np.int64], freq_log2: int
+) -> tuple[NDArray[np.uint32], bytes]:
+    """Draw a kind of table that gives a frequency to each counted symbol."""
+    alphabet = counts.size
+    kinds = [TableKind.EXPLICIT]
+    if alphabet & (alphabet - 1) == 0 and alphabet <= 1 << freq_log2:
+        kinds.append(TableKind.FLAT)
+    ones = np.bitwise_count(np.flatnonzero(counts).astype(np.uint8))
+    density = int(random.integers(1, 65536))
+    max_ones = int(random.integers(max(1, int(ones.max(initial=0))), 9))
+    bernoulli = bernoulli_frequencies(density, max_ones, freq_log2)
+    if alphabet == 256 and bernoulli is not None:
+        kinds.append(TableKind.BERNOULLI)
+    kind = kinds[random.integers(len(kinds))]
+    if kind is TableKind.FLAT:
+        return flat_frequencies(alphabet, freq_log2), write_flat()
+    if kind is TableKind.BERNOULLI:
+        assert bernoulli is not None
+        return bernoulli, write_bernoulli(density, max_ones)
+    if not counts.any():
+        counts = np.eye(1, alphabet, int(random.integers(alphabet)), dtype=np.int64)[0]
+    frequencies = normalise(counts, freq_log2)
+    return frequencies, write_explicit(frequencies)
+
+
+def codebook_of(random: np.random.Generator, dtype: DType, sparse: bool) -> Codebook:
+    """Draw a codebook of any kind; one for a sparse tensor has no zero."""
+    count = int(random.choice([1, 2, 3, 4, 9, 16, 40, 256]))
+    kind = random.choice(list(CodebookKind)) if dtype is DType.F32 else CodebookKind.FULL
+    if kind == CodebookKind.UNIFORM:
+        first = int(random.integers(1, 1 << 24)) if sparse else int(random.integers(-300, 300))
+        exponent = int(random.choice([-126, -3, 0, 102]))
+        return uniform_codebook(exponent, min(first, (1 << 24) - count + 1), count)
+    if kind == CodebookKind.FLOAT16:
+        halves = np.unique(random.integers(1, 1 << 16, count, dtype=np.uint16)).view(np.float16)
+        levels: Array = np.unique(halves.astype(np.float32).view(np.uint32))
+        levels = levels[np.isfinite(levels.view(np.float32))]
+        levels = levels if levels.size else np.array([0x3F800000], dtype=np.uint32)
+    elif kind == CodebookKind.BFLOAT16:
+        levels = np.unique(random.integers(1, 1 << 16, count, dtype=np.uint32)) << np.uint32(16)
+    else:
+        levels = patterns(random, dtype, count + 1)
+        levels = levels[levels != 0] if sparse or levels.size > 256 else levels
+    return Codebook(CodebookKind(int(kind)), levels[:256])
+
+
+def handmade_dense(random: np.random.Generator) -> tuple[EncodedTensor, bytes]:
+    dtype = DType(int(random.integers(len(DType))))
+    codebook = codebook_of(random, dtype, sparse=False)
+    fitting = [bits for bits in (1, 2, 4, 8) if codebook.level_count <= 1 << bits]
+    index_bits = int(random.choice(fitting))
+    chunk_elements = 8 * int(random.integers(1, 600))
+    count = int(random.integers(1, 3 * chunk_elements))
+    indices = random.integers(0, codebook.level_count, count, dtype=np.uint8)
+    per_symbol = 8 // index_bits
+    padded = np.zeros(-(-count // per_symbol) * per_symbol, dtype=np.uint8)
+    padded[:count] = indices
+    places = np.arange(per_symbol, dtype=np.uint8) * np.uint8(index_bits)
+    symbols = np.bitwise_or.reduce(padded.reshape(-1, per_symbol) << places, axis=1)
+    alphabet = codebook.level_count if index_bits == 8 else 256
+    counts = np.bincount(symbols, minlength=alphabet)
+    freq_log2 = int(random.integers(8, 16))
+    frequencies, table = written_table(random, counts, freq_log2)
+    if index_bits < 8:
+        # Another table would give a frequency to symbols whose indices have no level.
+        frequencies = normalise(counts, freq_log2)
+        table = write_explicit(frequencies)
+    coder = rans.build_tables(frequencies[None, :], freq_log2)
+    parts = [write_dense_head(codebook, index_bits, chunk_elements) + bytes([freq_log2]) + table]
+    step = chunk_elements // per_symbol
+    chunks = (symbols[first : first + step] for first in range(0, symbols.size, step))
+    parts += [rans.encode(chunk, coder, None) for chunk in chunks]
+    elements = codebook.levels[indices].tobytes()
+    return EncodedTensor(dtype, Encoding.DENSE, (count,), zlib.crc32(elements), parts), elements
+
+
+def handmade_classes(
+    random: np.random.Generator, class_count: int, count: int
+) -> tuple[NDArray[np.uint8], bytes]:
+    if class_count == 1:
+        return np.zeros(count, dtype=np.uint8), write_one_class()
+    classes = random.integers(0, class_count, count, dtype=np.uint8)
+    freq_log2 = int(random.integers(4, 16))
+    counts = np.bincount(classes, minlength=class_count)
+    frequencies, table = written_table(random, counts, freq_log2)
+    coder = rans.build_tables(frequencies[None, :], freq_log2)
+    stream = rans.encode(classes, coder, None)
+    return classes, write_classes(class_count, freq_log2, table, stream)
+
+
+def handmade_sparse(random: np.random.Generator) -> tuple[EncodedTensor, bytes]:
+    dtype = DType(int(random.integers(len(DType))))
+    codebook = codebook_of(random, dtype, sparse=True)
+    count = int(random.choice([1, 5, 8, 100, 3000, 20000]))
+    row_length = int(random.integers(min(8, count), min(count, 300) + 1))
+    row_count = -(-count // row_length)
+    row_class_count, column_class_count = random.choice(
+        np.array([(1, 1), (1, 16), (16, 1), (3, 5), (16, 4), (8, 8), (2, 2)])
+    ).tolist()
+    row_classes, row_bytes = handmade_classes(random, row_class_count, row_count)
+    column_classes, column_bytes = handmade_classes(random, column_class_count, row_length)
+
+    density = random.random() ** 2 * (1 + row_classes[:, None] + column_classes[None, :]) / 32
+    ones = random.random((row_count, row_length)) < density
+    ones.ravel()[count:] = False
+    grid = np.full((row_count, row_length), -1)
+    grid[ones] = random.integers(0, codebook.level_count, int(ones.sum()))
+    order = np.argsort(column_classes, kind="stable")
+    coded = grid[:, order]
+    mask = np.packbits(coded >= 0, axis=1, bitorder="little")
+    byte_classes = column_classes[order][::8]
+    contexts = row_classes[:, None] * column_class_count + byte_classes[None, :]
+    context_count = row_class_count * column_class_count
+
+    mask_freq_log2 = int(random.integers(8, 16))
+    mask_tables = [
+        written_table(random, np.bincount(mask[contexts == context], minlength=256), mask_freq_log2)
+        for context in range(context_count)
+    ]
+    value_freq_log2 = int(random.integers(8, 16))
+    value_counts = np.bincount(coded[coded >= 0], minlength=codebook.level_count)
+    value_frequencies, value_table = written_table(random, value_counts, value_freq_log2)
+    mask_coder = rans.build_tables(np.stack([table[0] for table in mask_tables]), mask_freq_log2)
+    value_coder = rans.build_tables(value_frequencies[None, :], value_freq_log2)
+    rows_per_chunk = int(random.integers(1, row_count + 20))
+    parts = [
+        write_sparse_shape(codebook, row_length, rows_per_chunk)
+        + row_bytes
+        + column_bytes
+        + bytes([mask_freq_log2])
+        + b"".join(table[1] for table in mask_tables)
+        + bytes([value_freq_log2])
+        + value_table
+    ]
+    for first in range(0, row_count, rows_per_chunk):
+        rows = slice(first, first + rows_per_chunk)
+        chunk_contexts = contexts[rows].ravel().astype(np.uint8)
+        mask_stream = rans.encode(mask[rows].ravel(), mask_coder, chunk_contexts)
+        values = coded[rows][coded[rows] >= 0].astype(np.uint8)
+        value_stream = rans.encode(values, value_coder, None)
+        parts.append(varint(len(mask_stream)) + mask_stream + value_stream)
+    levels = np.append(codebook.levels, codebook.levels.dtype.type(0))
+    elements = levels[grid.ravel()[:count]].tobytes()
+    return EncodedTensor(dtype, Encoding.SPARSE, (count,), zlib.crc32(elements), parts), elements
+
+
+# --- comparison ------------------------------------------------------------------------------
+
+Outcome = dict[str, object]
+
+
+def runtime_outcome(data: bytes) -> Outcome:
+    """Return the reason of a refusal, or what each tensor and program gave."""
+    try:
+        archive = spq.open(data)
+    except spq.SpqError as error:
+        return {"refused": str(error.code)}
+    outcome: Outcome = {"metadata": dict(archive.metadata), "aliases": dict(archive.aliases)}
+    for name in sorted(set(archive.keys()) - set(archive.aliases)):
+        info = archive.info(name)
+        outcome[f"info {name}"] = (info.dtype, info.encoding, info.shape)
+        try:
+            outcome[f"tensor {name}"] = archive.get_tensor(name).tobytes()
+        except spq.SpqError as error:
+            outcome[f"tensor {name}"] = str(error.code)
+    for kind in archive.program_kinds:
+        try:
+            outcome[f"program {kind}"] = archive.program(kind)
+        except spq.SpqError as error:
+            outcome[f"program {kind}"] = str(error.code)
+    try:
+        archive.verify()
+        outcome["verified"] = "ok"
+    except spq.SpqError as error:
+        outcome["verified"] = str(error.code)
+    return outcome
+
+
+def reference_outcome(data: bytes) -> Outcome:
+    """Return the same as `runtime_outcome`, from the reference decoder."""
+    try:
+        container = reference.read_container(data, reference.Limits())
+    except reference.Refusal as refusal:
+        return {"refused": refusal.code}
+    outcome: Outcome = {"metadata": container.metadata, "aliases": container.aliases}
+    for name, record in container.tensors.items():
+        outcome[f"info {name}"] = (record.dtype, record.encoding, record.shape)
+        try:
+            outcome[f"tensor {name}"] = reference.decode_tensor(data, record)
+        except reference.Refusal as refusal:
+            outcome[f"tensor {name}"] = refusal.code
+    for kind, record in container.programs.items():
+        try:
+            outcome[f"program {kind}"] = reference.read_part(data, record.part)
+        except reference.Refusal as refusal:
+            outcome[f"program {kind}"] = refusal.code
+    try:
+        reference.decode_file(data)
+        outcome["verified"] = "ok"
+    except reference.Refusal as refusal:
+        outcome["verified"] = refusal.code
+    return outcome
+
+
+def assert_agreement(data: bytes) -> Outcome:
+    """Compare both decoders; the reference decoder does not look into zstd programs."""
+    ours, theirs = runtime_outcome(data), reference_outcome(data)
+    if "refused" not in theirs:
+        for kind, record in reference.read_container(data, reference.Limits()).programs.items():
+            if record.codec == "zstd" and theirs[f"program {kind}"] != "checksum_mismatch":
+                ours[f"program {kind}"] = theirs[f"program {kind}"]
+                if (ours["verified"], theirs["verified"]) == ("bad_program", "ok"):
+                    ours["verified"] = "ok"
+    assert ours == theirs, data.hex()
+    return ours
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    return good_files()
+
+
+def test_good_files_decode_alike(files: dict[str, bytes]) -> None:
+    for data in files.values():
+        assert assert_agreement(data)["verified"] == "ok"
+
+
+def test_every_choice_of_the_encoder_is_reached(files: dict[str, bytes]) -> None:
+    seen: set[object] = set()
+    for data in files.values():
+        container = read_container(partial(piece, data), len(data), spq.Limits())
+        for record in container.tensors.values():
+            part = record.parts[0]
+            first = piece(data, part.offset, part.stored_bytes)
+            seen |= {("dtype", record.dtype), ("encoding", record.encoding)}
+            if record.encoding is Encoding.DENSE:
+                dense = read_dense_tables(first, record)
+                seen |= {("dense", dense.codebook.kind), ("bits", dense.index_bits)}
+                seen.add(("dense chunks", len(record.parts) > 2))
+            if record.encoding is Encoding.SPARSE:
+                sparse = read_sparse_tables(first, record)
+                seen |= {("sparse", sparse.codebook.kind)}
+                seen.add(("classes", sparse.row_class_count > 1, sparse.column_class_count > 1))
+                seen.add(("sparse chunks", len(record.parts) > 2))
+    wanted: set[object] = {("dtype", dtype) for dtype in DType}
+    wanted |= {("encoding", encoding) for encoding in Encoding if encoding is not Encoding.ALIAS}
+    wanted |= {("bits", bits) for bits in (1, 2, 4, 8)}
+    wanted |= {("dense", kind) for kind in CodebookKind}
+    wanted |= {("sparse", kind) for kind in CodebookKind if kind is not CodebookKind.UNIFORM}
+    wanted |= {("classes", False, False), ("classes", True, True)}
+    wanted |= {("dense chunks", True), ("sparse chunks", True)}
+    assert wanted <= seen
+
+
+def test_handmade_files_decode_alike() -> None:
+    random = np.random.Generator(np.random.PCG64(SEED + 1))
+    for _ in range(60):
+        made = {"dense": handmade_dense(random), "sparse": handmade_sparse(random)}
+        encoded = {name: tensor for name, (tensor, _) in made.items()}
+        data = b"".join(serialise(encoded, {"tied": "dense", "also": "sparse"}, {}, {}))
+        outcome = assert_agreement(data)
+        assert outcome["verified"] == "ok"
+        for name, (_, elements) in made.items():
+            assert outcome[f"tensor {name}"] == elements
+
+
+# --- bad files -------------------------------------------------------------------------------
+
+
+def checksum_places(data: bytes) -> list[tuple[int, int, int]]:
+    """Return start and end of what each checksum covers and where it stands, the header's last."""
+    container = reference.read_container(data, reference.Limits())
+    header, places = container.header, []
+    cursor = reference.Cursor(data[64 : 64 + header.directory_bytes], "")
+    parts = iter([part for record in container.tensors.values() for part in record.parts])
+
+    def place(part: Any, section: Any, end: int) -> tuple[int, int, int]:
+        """Return the place of a part's checksum, which was just read."""
+        return part.offset, part.offset + part.stored_bytes, end - section.remaining_bytes - 4
+
+    for _ in range(header.tensor_count):
+        name = cursor.take(cursor.varint(1024)).decode()
+        if cursor.integer(1) == Encoding.ALIAS:
+            cursor.varint(1 << 32)
+            continue
+        record = container.tensors[name]
+        cursor.take(2)
+        for _ in record.shape:
+            cursor.varint(1 << 48)
+        cursor.take(4)
+        if record.encoding != "raw":
+            cursor.varint(1 << 32)
+        for _ in record.parts:
+            cursor.varint(1 << 62)
+            cursor.take(4)
+            places.append(place(next(parts), cursor, 64 + header.directory_bytes))
+    start = 64 + header.directory_bytes
+    if header.metadata_bytes:
+        end = start + header.metadata_bytes
+        places.append((start, end - 4, end - 4))
+    start += header.metadata_bytes
+    if header.program_bytes:
+        end = start + 4 + int.from_bytes(data[start : start + 4], "little")
+        cursor = reference.Cursor(data[start + 4 : end - 4], "")
+        for record in container.programs.values():
+            cursor.take(cursor.varint(1024) + 1)
+            cursor.varint(1 << 62)
+            cursor.varint(1 << 62)
+            cursor.take(4)
+            places.append(place(record.part, cursor, end - 4))
+        places.append((start + 4, end - 4, end - 4))
+    return places
+
+
+def repaired(data: bytearray, places: list[tuple[int, int, int]], directory_bytes: int) -> bytes:
+    """Put right every checksum of a file whose layout was known before it was damaged."""
+    for start, end, place in places:
+        data[place : place + 4] = zlib.crc32(data[start:end]).to_bytes(4, "little")
+    crc = zlib.crc32(data[64 : 64 + directory_bytes], zlib.crc32(data[:60]))
+    data[60:64] = crc.to_bytes(4, "little")
+    return bytes(data)
+
+
+def short(
+    make: Callable[[np.random.Generator], tuple[EncodedTensor, bytes]], random: np.random.Generator
+) -> EncodedTensor:
+    """Make tensors until one has several chunks and few bytes."""
+    made, _ = make(random)
+    while len(made.parts) < 3 or made.stored_bytes > 400 or made.shape > (1000,):
+        made, _ = make(random)
+    return made
+
+
+def small_files(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return files with something of everything, short enough to break at each byte."""
+    random = np.random.Generator(np.random.PCG64(SEED + 2))
+    levels = np.array([0.5, -1.5, 0.1, 3.0], dtype="f4")
+    mask = random.random((12, 16)) < np.linspace(0.05, 0.9, 16)
+    pruned = np.where(mask, random.choice(levels, (12, 16)), np.float32(0))
+    steps = (random.integers(-1, 3, 200) / 4).astype("f4")
+    small = {
+        "stored program": files["stored program"],
+        "nothing": files["nothing"],
+        "raw": saved({"b": np.arange(5.0), "a": np.empty((0, 3)), "c": np.array(True)}),
+        "dense": saved({"w": steps, "x": random.integers(0, 5, 300).astype("u2")}),
+        "sparse": saved({"w": pruned}, metadata={"k": "v"}),
+    }
+    dense, sparse = short(handmade_dense, random), short(handmade_sparse, random)
+    encoded = {"d": dense, "s": sparse}
+    small["handmade"] = b"".join(serialise(encoded, {"t": "s"}, {}, {}))
+    return small
+
+
+def test_truncated_files_are_refused_alike(files: dict[str, bytes]) -> None:
+    for data in small_files(files).values():
+        for count in range(len(data)):
+            expected = "truncated" if count else "bad_magic"
+            assert assert_agreement(data[:count]) == {"refused": expected}
+        assert assert_agreement(data + b"\0") == {"refused": "trailing_bytes"}
+
+
+def test_flipped_bytes_are_found_alike(files: dict[str, bytes]) -> None:
+    random = np.random.Generator(np.random.PCG64(SEED + 3))
+    for data in small_files(files).values():
+        for place in range(len(data)):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << int(random.integers(8))
+            outcome = assert_agreement(bytes(damaged))
+            assert "refused" in outcome or outcome["verified"] != "ok"
+
+
+def test_flipped_bytes_under_right_checksums_are_judged_alike(files: dict[str, bytes]) -> None:
+    random = np.random.Generator(np.random.PCG64(SEED + 4))
+    reasons: set[object] = set()
+    for data in small_files(files).values():
+        places = checksum_places(data)
+        directory_bytes = int.from_bytes(data[48:52], "little")
+        assert repaired(bytearray(data), places, directory_bytes) == data
+        for _ in range(400):
+            damaged = bytearray(data)
+            for _ in range(int(random.integers(1, 4))):
+                place = int(random.integers(8, len(data)))
+                value = random.choice([0, 1, 2, 4, 8, 15, 127, 128, 255, damaged[place] ^ 1])
+                damaged[place] = int(random.choice([int(value), (damaged[place] + 1) & 0xFF]))
+            outcome = assert_agreement(repaired(damaged, places, directory_bytes))
+            reasons |= {outcome.get("refused"), outcome.get("verified")}
+            reasons |= {value for value in outcome.values() if isinstance(value, str)}
+    assert reasons >= {
+        *("unsupported_version", "unsupported_feature", "truncated"),
+        *("checksum_mismatch", "bad_header", "bad_directory", "bad_metadata", "bad_program"),
+        *("bad_tables", "bad_stream", "limit_exceeded"),
+    }
+
+
+def test_damaged_zstd_program_is_found_by_its_checksum(files: dict[str, bytes]) -> None:
+    damaged = bytearray(files["programs"])
+    damaged[damaged.index(b"\x28\xb5\x2f\xfd")] ^= 1
+    assert assert_agreement(bytes(damaged))["verified"] == "checksum_mismatch"
+
+
+# --- limits, the program and the text --------------------------------------------------------
+
+
+def test_limits_are_the_same() -> None:
+    assert vars(reference.Limits()) == vars(spq.Limits())
+
+
+@pytest.mark.parametrize("name", sorted(vars(spq.Limits())))
+def test_each_limit_is_enforced_alike(name: str, files: dict[str, bytes]) -> None:
+    programs = {"onnx": b"\x08\x0a"}
+    data = saved({"w": np.arange(300.0)}, metadata={"a": "b"}, programs=programs)
+    container = reference.read_container(data, reference.Limits())
+    used = {
+        "max_decoded_bytes": 2400,
+        "max_tensors": 1,
+        "max_directory_bytes": container.header.directory_bytes,
+        "max_metadata_bytes": container.header.metadata_bytes,
+        "max_program_bytes": container.header.program_bytes,
+    }
+    spq.open(data, spq.Limits(**{name: used[name]}))
+    reference.decode_file(data, reference.Limits(**{name: used[name]}))
+    with pytest.raises(spq.SpqError) as ours:
+        spq.open(data, spq.Limits(**{name: used[name] - 1}))
+    with pytest.raises(reference.Refusal) as theirs:
+        reference.decode_file(data, reference.Limits(**{name: used[name] - 1}))
+    assert ours.value.code == theirs.value.code == "limit_exceeded"
+
+
+def test_main_prints_what_a_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weight = np.array([[1.5, -2.0, 0.25]], dtype="f4")
+    path = tmp_path / "small.spq"
+    tensors = {"w\x1b": weight, "tied": weight, "s": np.array(7, dtype="i2")}
+    path.write_bytes(saved(tensors, programs={"onnx": b"\x08\x0a"}))
+    assert reference.main([str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"'s' i16 scalar raw crc32 {zlib.crc32(bytes([7, 0])):08x}",
+        f"'tied' f32 1x3 raw crc32 {zlib.crc32(weight.tobytes()):08x}",
+        "'w\\x1b' is 'tied'",
+        f"program 'onnx' stored 2 crc32 {zlib.crc32(bytes([8, 10])):08x}",
+    ]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert reference.main([str(path)]) == 1
+    assert "[truncated]" in capsys.readouterr().err
+    assert reference.main([]) == 2
+
+
+def dumps() -> dict[str, bytes]:
+    """Return the annotated hex dumps of the specification by the number of their section."""
+    text = (SPEC / "SPQ-1.md").read_text(encoding="utf-8")
+    found = {}
+    for section in re.split(r"^### ", text, flags=re.M):
+        block = re.search(r"^```hexdump\n(.*?)^```", section, re.M | re.S)
+        if block is not None:
+            found[section.split()[0]] = bytearray()
+            for offset, line in re.findall(r"^(\w{4})  ((?:\w\w ?)+)(?: |$)", block[1], re.M):
+                assert int(offset, 16) == len(found[section.split()[0]])
+                found[section.split()[0]] += bytes.fromhex(line)
+    return {number: bytes(data) for number, data in found.items()}
+
+
+def test_hex_dumps_of_the_text() -> None:
+    sparse = np.zeros((2, 10), dtype="i1")
+    sparse[[0, 1], 2], sparse[0, 7] = 3, -1
+    expected: dict[str, dict[str, Array]] = {
+        "15.1": {},
+        "15.2": {"w": np.array([1, -1], dtype="i2")},
+        "15.3": {"d": np.array([-0.5, 0.5, 0.5, 0, 0.5], dtype="f4")},
+        "15.4": {"s": sparse},
+    }
+    files = dumps()
+    assert files.keys() == expected.keys()
+    for number, tensors in expected.items():
+        outcome = assert_agreement(files[number])
+        assert outcome["verified"] == "ok"
+        for name, array in tensors.items():
+            assert outcome[f"tensor {name}"] == array.tobytes()
+            assert spq.open(files[number]).info(name).shape == array.shape
+    # The encoder has no choice in these.
+    assert [files[number] for number in ("15.1", "15.2")] == [
+        saved(expected[number]) for number in ("15.1", "15.2")
+    ]
+
+
+def test_streams_of_the_text() -> None:
+    text = (SPEC / "SPQ-1.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d ]+) \| (\d+) \| (none|[\d ]+) \| `([0-9a-f ]+)` \|$", text, re.M)
+    assert len(rows) == 5
+    for frequencies, freq_log2, symbols, stream in rows:
+        wanted = [] if symbols == "none" else [int(symbol) for symbol in symbols.split()]
+        table = [int(frequency) for frequency in frequencies.split()]
+        coder = reference.Coder([table], int(freq_log2))
+        assert coder.decode(bytes.fromhex(stream), [0] * len(wanted)) == wanted
+        tables = rans.build_tables(np.array([table], dtype=np.uint32), int(freq_log2))
+        encoded = rans.encode(np.array(wanted, dtype=np.uint8), tables, None)
+        assert encoded == bytes.fromhex(stream)
+    with pytest.raises(reference.Refusal):
+        reference.Coder([[2]], 1).decode(b"", [])
