@@ -29,8 +29,8 @@ check: $(STAMP)
 
 # The figures of tests/bench/RESULTS.md; needs the data sets (BENCH="--data FOLDER").
 bench: $(STAMP)
-	$(BIN)/python tests/bench/accuracy.py $(BENCH)
-	$(BIN)/python tests/bench/selection.py $(BENCH)
+	$(BIN)/python -m tests.bench.accuracy $(BENCH)
+	$(BIN)/python -m tests.bench.selection $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist demo-output

@@ -1,6 +1,6 @@
 """The networks of the accuracy benchmarks, their data, and how they are trained.
 
-    python tests/bench/lenets.py --data FOLDER
+    python -m tests.bench.lenets --data FOLDER
 
 FOLDER holds ``mnist`` and ``fashion-mnist`` in the IDX format. The trained networks and their
 calibration inputs, the first 4,096 training images, go to ``tests/bench/models``; networks that are

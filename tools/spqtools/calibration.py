@@ -1,5 +1,6 @@
 """Reads calibration inputs: arrays without pickle, or a folder of images."""
 
+import errno
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from spqformat import Reason, SpqError
 
 LABELS = "y"
 _MAX_HEADER_CHARACTERS = 10_000
+# What zipfile and its decompressors raise on damage, as if the system had refused something.
+_DAMAGE = (None, errno.EINVAL)
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
@@ -95,7 +98,13 @@ def _read_npz(stream: IO[bytes], path: Path) -> dict[str, NDArray[np.generic]]:
                     name = entry.filename.removesuffix(".npy")
                     arrays[name] = _read_array(member, name)
             return arrays
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except SpqError:
+        raise
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
+        raise _refuse(f"{path} is a damaged .npz; write it again") from error
+    except Exception as error:  # zipfile raises whatever its parts raise on damaged input
         raise _refuse(f"{path} is a damaged .npz; write it again") from error
 
 
@@ -105,7 +114,9 @@ def _read_array(stream: IO[bytes], name: str) -> NDArray[np.generic]:
         array: NDArray[np.generic] = npy.read_array(
             stream, allow_pickle=False, max_header_size=_MAX_HEADER_CHARACTERS
         )
-    except (ValueError, EOFError, SyntaxError, OverflowError, MemoryError, TypeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the reader raises whatever its parts raise on damaged input
         raise _refuse(f"array {name!r} cannot be read: it is damaged or holds objects") from error
     return array
 
@@ -115,9 +126,11 @@ def _checked(name: str, array: NDArray[np.generic]) -> Tensor:
     if array.ndim == 0 or array.shape[0] == 0:
         raise _refuse(f"array {name!r} has no samples; its first dimension counts them")
     if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise _refuse(f"array {name!r} has values that are not finite; clean it")
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        with np.errstate(over="ignore"):
+            floats = np.ascontiguousarray(array, dtype=np.float32)
+        if not np.isfinite(floats).all():
+            raise _refuse(f"array {name!r} has values that are not finite as float32; clean it")
+        return torch.from_numpy(floats)
     if array.dtype.kind in "iub":
         kept = np.uint8 if array.dtype == np.uint8 else np.int64
         return torch.from_numpy(np.ascontiguousarray(array, dtype=kept))
@@ -134,7 +147,7 @@ def _checked_labels(labels: NDArray[np.generic], samples: int) -> Tensor:
 def _read_images(folder: Path) -> Tensor:
     """Read a folder of images in the order of their names."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise SpqError(
             Reason.MISSING_EXTRA, "images need Pillow: pip install 'spqformat[all]'"
@@ -149,8 +162,10 @@ def _read_images(folder: Path) -> Tensor:
         try:
             with Image.open(file) as image:
                 pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-        except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            raise _refuse(f"{file} is not an image") from error
+        except Exception as error:  # Pillow raises whatever its parts raise on damaged images
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise _refuse(f"{file} is not an image, or damaged") from error
         if images and pixels.shape != images[0].shape:
             raise _refuse(f"{file} has another size than the images before it; resize them")
         images.append(pixels)

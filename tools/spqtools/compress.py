@@ -146,6 +146,7 @@ class _Search:
 
     def run(self, checkpoint: Path | None, tick: Tick) -> None:
         """Try densities until the goal is met."""
+        self._refuse_hopeless_size()
         for _ in self._trials:
             tick()
         while (density := self._next_density()) is not None:
@@ -162,10 +163,19 @@ class _Search:
                 self._save(checkpoint)
             tick()
         if self._target_bytes is not None and not any(trial.beyond for trial in self._trials):
-            raise SpqError(
-                Reason.GOAL_NOT_REACHED,
-                f"no file of {self._target_bytes} bytes was found; allow a larger one",
-            )
+            raise _no_such_file(self._target_bytes)
+
+    def _refuse_hopeless_size(self) -> None:
+        """Refuse a size that even a student of zeros does not fit."""
+        if self._target_bytes is None:
+            return
+        weights = {layer.weight for layer in self._evolution.layers}
+        empty = {
+            name: torch.zeros_like(tensor) if name in weights else tensor
+            for name, tensor in self._evolution.teacher.items()
+        }
+        if self._file_bytes(_as_state(self._round_biases(empty))) > self._target_bytes:
+            raise _no_such_file(self._target_bytes)
 
     def result(self) -> Compressed:
         """Quantise the chosen student and measure it."""
@@ -180,15 +190,23 @@ class _Search:
 
     def restore(self, checkpoint: Path) -> None:
         """Go back to where a checkpoint of the same search was written."""
-        with spq.open(checkpoint) as archive:
-            if archive.metadata.get("digest") != self._digest:
-                raise SpqError(
-                    Reason.BAD_CHECKPOINT,
-                    f"{checkpoint} belongs to another search; delete it or leave out --resume",
-                )
-            saved = json.loads(archive.metadata["search"])
-            tensors = archive.tensors()
-            tensors.update({tied: tensors[name] for tied, name in archive.aliases.items()})
+        try:
+            with spq.open(checkpoint) as archive:
+                metadata = archive.metadata
+                archive.verify()
+                tensors = archive.tensors()
+                tensors.update({tied: tensors[name] for tied, name in archive.aliases.items()})
+        except SpqError as error:
+            raise SpqError(
+                Reason.BAD_CHECKPOINT,
+                f"{checkpoint} is damaged ({error.code}); delete it or leave out --resume",
+            ) from error
+        if metadata.get("digest") != self._digest:
+            raise SpqError(
+                Reason.BAD_CHECKPOINT,
+                f"{checkpoint} belongs to another search; delete it or leave out --resume",
+            )
+        saved = json.loads(metadata["search"])
         self._trials = [Trial(*trial) for trial in saved["trials"]]
         self._evolution.evaluations = saved["evaluations"]
         self._base = _load_student("base", tensors, saved["base"])
@@ -206,9 +224,8 @@ class _Search:
             if kept * _LEAST_BITS_PER_SURVIVOR / 8 > self._target_bytes:
                 return Trial(density, beyond=False)
             size = self._file_bytes(_as_state(self._quantise(student)))
-            return Trial(
-                density, beyond=size <= self._target_bytes, nearness=size / self._target_bytes
-            )
+            share = size / self._target_bytes
+            return Trial(density, beyond=share <= 1.0, measured=share)
         if self._options.max_drop is not None:
             drop = self._teacher_hits - self._hits(self._quantise(student))
             return Trial(density, beyond=drop > self._options.max_drop)
@@ -216,7 +233,8 @@ class _Search:
         measured = self._evolution.measure(student.tensors)
         if _TRUSTED_SHARE * self._max_divergence < measured <= self._max_divergence:
             measured = self._evolution.measure(self._quantise(student))
-        return Trial(density, beyond=measured > self._max_divergence)
+        share = measured / self._max_divergence
+        return Trial(density, beyond=share > 1.0, measured=share)
 
     def _hits(self, tensors: Mapping[str, Tensor]) -> float:
         """Return the per cent of right answers on the held-out samples."""
@@ -249,6 +267,7 @@ class _Search:
                 sensitivity[layer.weight],
                 student.slope,
                 max_levels,
+                may_zero=self._options.sparsity is None,
             )
             named = {layer.weight: levelled.reshape(student.tensors[layer.weight].shape)}
             if layer.bias is not None and fitted is not None:
@@ -277,7 +296,7 @@ class _Search:
             tensors |= {f"{role}/tensor/{name}": value for name, value in student.tensors.items()}
             tensors |= {f"{role}/keep/{name}": value for name, value in student.keep.items()}
         search = {
-            "trials": [[trial.density, trial.beyond, trial.nearness] for trial in self._trials],
+            "trials": [[trial.density, trial.beyond, trial.measured] for trial in self._trials],
             "evaluations": self._evolution.evaluations,
             **{role: [student.tilt, student.price] for role, student in students.items()},
         }
@@ -337,9 +356,7 @@ def compress_weights(
                 low = middle
             tick()
     if small is None:
-        raise SpqError(
-            Reason.GOAL_NOT_REACHED, f"no file of {target} bytes was found; allow a larger one"
-        )
+        raise _no_such_file(target)
     return Compressed(small, None, "not measured", 0)
 
 
@@ -410,6 +427,12 @@ def _load_student(
     assert isinstance(tilt, dict)
     assert isinstance(price, float)
     return Sparse(groups["tensor"], groups["keep"], tilt, price)
+
+
+def _no_such_file(target_bytes: int) -> SpqError:
+    return SpqError(
+        Reason.GOAL_NOT_REACHED, f"no file of {target_bytes} bytes was found; allow a larger one"
+    )
 
 
 def _as_state(tensors: Mapping[str, Tensor]) -> State:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Effort
@@ -10,8 +11,10 @@ from spqtools.evolve.search import Effort
 # points of accuracy.
 DEFAULT_MAX_DIVERGENCE = 0.02
 _LEAST_DENSITY = 0.004
-# A size target counts as hit from here on.
-_SIZE_TOLERANCE = 0.98
+# From this share of a size or divergence on, the goal counts as hit.
+_CLOSE = 0.98
+# A step between two trials goes at least this share of the way, in logarithms.
+_LEAST_STEP = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,21 @@ class Trial:
         Share of weights kept.
     beyond : bool
         Whether the goal lies at a higher density: quality is lost, or the size is reached.
-    nearness : float
-        Size as a share of the target, for size goals; else 0.
+    measured : float
+        Size or divergence as a share of the goal; 0 where neither was measured.
     """
 
     density: float
     beyond: bool
-    nearness: float = 0.0
+    measured: float = 0.0
 
 
 def next_density(trials: Sequence[Trial], sparsity: float | None, effort: Effort) -> float | None:
     """Return the density to try next, or None when the search is over.
 
     Down the effort's ladder until a trial is beyond the goal, then between the last that was not
-    and the first that was. A pure function of the trials, so that a resumed search goes the same
-    way.
+    and the first that was, where the measurements say that the goal lies. A pure function of the
+    trials, so that a resumed search goes the same way.
 
     Parameters
     ----------
@@ -112,25 +115,36 @@ def next_density(trials: Sequence[Trial], sparsity: float | None, effort: Effort
     effort : Effort
         Ladder and number of bisections.
     """
-    good = min((trial.density for trial in trials if not trial.beyond), default=1.0)
+    good = min(
+        (trial for trial in trials if not trial.beyond),
+        key=lambda trial: trial.density,
+        default=Trial(1.0, beyond=False),
+    )
     if sparsity is not None:
         goal = 1.0 - sparsity
-        if good <= goal:
+        if good.density <= goal:
             return None
         # A step that would end just before the goal goes all the way.
-        step = _next_rung(good, effort)
+        step = _next_rung(good.density, effort)
         return goal if step < goal * 1.05 else step
     beyond = [trial for trial in trials if trial.beyond]
     if not beyond:
-        step = _next_rung(good, effort)
+        step = _next_rung(good.density, effort)
         return step if step >= _LEAST_DENSITY else None
-    if len(beyond) and trials[-1].beyond and trials[-1].nearness > _SIZE_TOLERANCE:
+    bisections = len(trials) - 1 - trials.index(beyond[0])
+    if bisections >= effort.bisections or _CLOSE < trials[-1].measured <= 1.0:
         return None
-    first_beyond = next(index for index, trial in enumerate(trials) if trial.beyond)
-    if len(trials) - 1 - first_beyond >= effort.bisections:
-        return None
-    bad = max(trial.density for trial in beyond)
-    return float((good * bad) ** 0.5)
+    return _between(good, max(beyond, key=lambda trial: trial.density))
+
+
+def _between(good: Trial, bad: Trial) -> float:
+    """Return a density between two trials, on the line through them in logarithms."""
+    share = 0.5
+    if good.measured > 0.0 and bad.measured > 0.0 and good.measured != bad.measured:
+        aim = log((1.0 + _CLOSE) / 2)
+        share = (aim - log(good.measured)) / (log(bad.measured) - log(good.measured))
+        share = min(max(share, _LEAST_STEP), 1.0 - _LEAST_STEP)
+    return float(good.density ** (1.0 - share) * bad.density**share)
 
 
 def planned_cycles(sparsity: float | None, effort: Effort) -> int:

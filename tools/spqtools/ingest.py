@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 
-from spqformat import Reason, SpqError
+from spqformat import Limits, Reason, SpqError
 from spqtools.pt2 import read_pt2
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ _LEAST_TORCH = (2, 10)
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 _WRAPPER_PREFIX = "module."
 _SHOWN_KEYS = 3
+_SELF_CONTAINED = (".onnx", ".pt2")
+_STORABLE = frozenset(
+    {
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -80,15 +89,21 @@ def ingest(path: Path, arch: str | None = None) -> Source:
     OSError
         The file cannot be read.
     """
-    digest = _sha256(path)
     suffix = path.suffix.lower()
+    if arch is not None and suffix in _SELF_CONTAINED:
+        raise SpqError(
+            Reason.BAD_ARGUMENT, f"a {suffix} brings its own network; leave out --arch {arch}"
+        )
+    digest = _sha256(path)
     if suffix == ".onnx":
         return Source({}, digest, onnx_model=_read_onnx(path))
     if suffix == ".pt2":
         program = read_pt2(path)
         tensors = {name: tensor.detach() for name, tensor in program.state_dict.items()}
+        _check_storable(tensors)
         return Source(tensors, digest, exported=program)
     tensors = _read_safetensors(path) if suffix == ".safetensors" else _read_state_dict(path)
+    _check_storable(tensors)
     if arch is None:
         return Source(tensors, digest)
     module = _build(arch)
@@ -169,14 +184,34 @@ def _is_torchscript(path: Path) -> bool:
                 "/code/" in f"/{name}" or name.endswith("constants.pkl")
                 for name in archive.namelist()
             )
-    except zipfile.BadZipFile:
+    except Exception:  # zipfile raises whatever it meets; restricted loading says what is wrong
         return False
+
+
+def _check_storable(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that a packed file cannot hold, before anybody computes with them."""
+    sizes: dict[object, int] = {}
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.dtype not in _STORABLE:
+            raise SpqError(
+                Reason.UNSUPPORTED_MODEL,
+                f"tensor {name[:80]!r} is {tensor.layout} {tensor.dtype}; only dense floats, "
+                "integers and booleans can be packed",
+            )
+        memory = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        sizes[memory] = tensor.numel() * tensor.element_size()
+    # A tensor may repeat a few stored bytes over and over.
+    most = Limits().max_decoded_bytes
+    if sum(sizes.values()) > most:
+        raise SpqError(
+            Reason.UNSUPPORTED_MODEL,
+            f"the tensors take {sum(sizes.values())} bytes; {most} is the most that can be packed",
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read a .safetensors."""
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise SpqError(
@@ -184,7 +219,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
     try:
         return dict(load_file(path))
-    except (SafetensorError, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # load_file raises whatever its parts raise on damaged input
         raise _damaged(path) from error
 
 
@@ -219,7 +256,7 @@ def _build(arch: str) -> nn.Module:
         network = builder()
     except OSError:
         raise
-    except Exception as error:  # the caller's own code may raise anything
+    except (Exception, SystemExit) as error:  # the caller's own code may raise anything
         raise SpqError(
             Reason.BAD_ARGUMENT,
             f"--arch {arch!r} fails with {type(error).__name__}: {str(error)[:160]}",
@@ -271,13 +308,19 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], arch: str) -> None:
                 Reason.MODEL_MISMATCH, f"the state dict {what} {shown} of {arch}; check --arch"
             )
     for name, tensor in tensors.items():
+        if is_lazy(wanted[name]):
+            continue
         if wanted[name].shape != tensor.shape:
             raise SpqError(
                 Reason.MODEL_MISMATCH,
                 f"{name!r} has shape {tuple(tensor.shape)} in the state dict and "
                 f"{tuple(wanted[name].shape)} in {arch}; check --arch",
             )
-    module.load_state_dict(dict(tensors))
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()[:160]
+        raise SpqError(Reason.MODEL_MISMATCH, f"{arch} refuses the state dict: {first}") from error
     module.eval()
 
 

@@ -4,7 +4,8 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -117,8 +118,9 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         spq.save(_merge(tensors, found), stream, metadata=metadata, programs=programs.stored)
         return stream.getvalue()
 
-    compressed = _search(tensors, traced, calibration, request, progress, encode)
-    with progress.stage("check"):
+    with _forgotten_when_out_of_reach(checkpoint):
+        compressed = _search(tensors, traced, calibration, request, progress, encode)
+    with _forgotten_when_out_of_reach(checkpoint), progress.stage("check"):
         packed = encode(compressed.state, compressed.divergence, compressed.divergence_kind)
         check_exact(packed, _merge(tensors, compressed.state))
         _check_size(packed, tensors, request.options)
@@ -207,6 +209,17 @@ def _search(
     )
 
 
+@contextmanager
+def _forgotten_when_out_of_reach(checkpoint: Path) -> Iterator[None]:
+    """Delete the checkpoint of a search that is over: going on from it would end the same way."""
+    try:
+        yield
+    except SpqError as error:
+        if error.code is Reason.GOAL_NOT_REACHED:
+            checkpoint.unlink(missing_ok=True)
+        raise
+
+
 def _check_writable(output: Path) -> None:
     """Find out before the long search, not after it, whether the output can be written."""
     if output.is_dir():
@@ -244,7 +257,14 @@ def _parts(
 ) -> tuple[State, Programs]:
     """Return the original tensors and the programs that the file is to hold."""
     if source.onnx_model is not None:
-        graph, weights = onnx_graph.strip(source.onnx_model)
+        try:
+            graph, weights = onnx_graph.strip(source.onnx_model)
+        except SpqError:
+            raise
+        except Exception as error:  # onnx raises whatever its parts raise on damaged tensors
+            raise SpqError(
+                Reason.BAD_MODEL, "the .onnx has a tensor that is damaged; export it again"
+            ) from error
         return weights, Programs({"onnx": graph} if stores_program else {})
     arrays = _as_arrays(source.tensors)
     if traced is None or not stores_program:

@@ -1,5 +1,6 @@
 """Traces the network that is to be packed, and writes the programs that both runtimes load."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,8 +12,11 @@ from torch.export import ExportedProgram
 from spq import onnx_graph, torch_program
 from spqformat import SpqError
 from spqtools.ingest import Source
+from spqtools.silence import silence
 
 _EXAMPLE_SAMPLES = 2
+# The exporter writes its messages for terminals.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ def trace(source: Source, inputs: tuple[Tensor, ...] | None) -> ExportedProgram 
     """
     if source.exported is not None or source.module is None or inputs is None:
         return source.exported
-    return torch_program.capture(
-        source.module, tuple(tensor[:_EXAMPLE_SAMPLES] for tensor in inputs)
-    )
+    examples = tuple(tensor[:_EXAMPLE_SAMPLES] for tensor in inputs)
+    with silence():
+        return torch_program.capture(source.module, examples)
 
 
 def write_programs(traced: ExportedProgram, names: Mapping[str, object]) -> Programs:
@@ -85,12 +89,15 @@ def write_programs(traced: ExportedProgram, names: Mapping[str, object]) -> Prog
     except SpqError as error:
         notes.append(f"spq.load will need your network, model=...: {error.message}")
     try:
-        stored["onnx"], arrays = onnx_graph.strip(onnx_graph.export(traced), set(names))
+        with silence():
+            model = onnx_graph.export(traced)
+        stored["onnx"], arrays = onnx_graph.strip(model, set(names))
         constants |= {
             name: torch.from_numpy(np.array(value))
             for name, value in arrays.items()
             if name not in names and name not in constants
         }
     except SpqError as error:
-        notes.append(f"spq.session will not work with this file: {error.message}")
+        why = _COLOUR.sub("", error.message)
+        notes.append(f"spq.session will not work with this file: {why}")
     return Programs(stored, constants, tuple(notes))

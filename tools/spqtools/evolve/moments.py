@@ -1,6 +1,7 @@
 """Second moments of a layer's inputs, and what they say about its weights."""
 
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -8,6 +9,10 @@ from torch import Tensor
 from spqtools.evolve.student import Layer, Stop
 
 _DAMPING = 1e-2
+# Places of a batch that are looked at, for each feature: a convolution has far more of them than
+# its moments need.
+_PLACES_PER_FEATURE = 16
+_LEAST_PLACES = 8192
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,26 @@ def measure_moments(student: Stop, teacher: Stop) -> Moments:
     targets = torch.zeros(layer.groups, features, layer.rows // layer.groups)
     samples = 0
     for batch in range(len(student.values)):
-        seen = student.inputs(batch)
-        matrix = layer.features(seen)
+        seen, answer = student.inputs(batch), teacher.output(batch)
+        step = _step(answer.numel() // layer.rows, features, seen.shape[0])
+        matrix = layer.features(seen, step)
         if layer.bias is not None:
             matrix = torch.cat([matrix, torch.ones(*matrix.shape[:2], 1)], dim=2)
-        wanted = layer.outputs(teacher.output(batch))
+        wanted = layer.outputs(answer, step)
         grouped = wanted.reshape(len(wanted), layer.groups, -1).transpose(0, 1)
-        inputs += matrix.transpose(1, 2) @ matrix
-        targets += matrix.transpose(1, 2) @ grouped
+        inputs += step * (matrix.transpose(1, 2) @ matrix)
+        targets += step * (matrix.transpose(1, 2) @ grouped)
         samples += seen.shape[0]
     return Moments(inputs / samples, targets / samples)
+
+
+def _step(places: int, features: int, samples: int) -> int:
+    """Return the distance of the places to look at; it visits every place of a sample in turn."""
+    wanted = max(_PLACES_PER_FEATURE * features, _LEAST_PLACES)
+    step = max(1, places // wanted)
+    while gcd(step, max(1, places // samples)) != 1:
+        step += 1
+    return step
 
 
 def inverse_diagonal(layer: Layer, moments: Moments) -> Tensor:

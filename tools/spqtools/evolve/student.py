@@ -44,10 +44,13 @@ class Layer:
     dilation: tuple[int, int] = (1, 1)
     kernel: tuple[int, ...] = ()
 
-    def features(self, inputs: Tensor) -> Tensor:
-        """Return what the rows are multiplied with, float32, shape (groups, places, columns)."""
+    def features(self, inputs: Tensor, step: int = 1) -> Tensor:
+        """Return what the rows are multiplied with at every `step`-th place.
+
+        Float32, shape (groups, places, columns).
+        """
         if not self.kernel:
-            return inputs.reshape(1, -1, self.columns)
+            return inputs.reshape(1, -1, self.columns)[:, ::step]
         image = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
         image = F.pad(image, (self.padding[1],) * 2 + (self.padding[0],) * 2).contiguous()
         # A view of all patches, copied once; F.unfold starts threads anew for every sample.
@@ -68,13 +71,16 @@ class Layer:
                 per_pixel * self.dilation[1],
             ),
         )
-        return patches.reshape(self.groups, -1, self.columns)
+        place = torch.arange(0, samples * down * across, step)
+        sample, place = place.div(down * across, rounding_mode="floor"), place % (down * across)
+        row, column = place.div(across, rounding_mode="floor"), place % across
+        return patches[:, sample, row, column].reshape(self.groups, -1, self.columns)
 
-    def outputs(self, output: Tensor) -> Tensor:
+    def outputs(self, output: Tensor, step: int = 1) -> Tensor:
         """Return an output, or its gradient, in the order of `features`, shape (places, rows)."""
-        if not self.kernel:
-            return output.reshape(-1, self.rows)
-        return output.reshape(output.shape[0], self.rows, -1).transpose(1, 2).reshape(-1, self.rows)
+        if self.kernel:
+            output = output.flatten(2).transpose(1, 2)
+        return output.reshape(-1, self.rows)[::step]
 
 
 class Student:
@@ -130,12 +136,12 @@ class Student:
         for index in range(start, len(self._nodes)):
             node = self._nodes[index]
             if node.op == "output":
-                return _floating(fx.node.map_arg(node.args[0], values.__getitem__))
+                return _floating(fx.node.map_arg(node.args[0], _lookup(weights, values)))
             self._execute(node, weights, values)
             if on_layer is not None and node.op == "call_function":
                 values[node] = on_layer(node, values[node])
             for dead in self._dead[index]:
-                del values[dead]
+                values.pop(dead, None)
         raise AssertionError("a graph ends with its output")
 
     def walk(self, weights: dict[str, Tensor]) -> Iterator["Stop"]:
@@ -153,7 +159,7 @@ class Student:
             for batch in values:
                 self._execute(node, weights, batch)
                 for dead in self._dead[index]:
-                    del batch[dead]
+                    batch.pop(dead, None)
 
     def _start(self, batch: int) -> dict[fx.Node, Any]:
         return dict(zip(self._placeholders, self.batches[batch], strict=True))
@@ -162,12 +168,11 @@ class Student:
         self, node: fx.Node, weights: Mapping[str, Tensor], values: dict[fx.Node, Any]
     ) -> None:
         """Compute the value of one node."""
-        if node.op == "get_attr":
-            values[node] = weights[str(node.target)]
-        elif node.op == "call_function":
+        if node.op == "call_function":
             target: Any = node.target
-            arguments = fx.node.map_arg(node.args, values.__getitem__)
-            keywords = fx.node.map_arg(node.kwargs, values.__getitem__)
+            lookup = _lookup(weights, values)
+            arguments = fx.node.map_arg(node.args, lookup)
+            keywords = fx.node.map_arg(node.kwargs, lookup)
             values[node] = target(*arguments, **keywords)
 
 
@@ -213,12 +218,19 @@ class Stop:
         results = []
         for batch in batches:
             values = dict(self.values[batch])
-            # Parameters that were fetched before this layer are among the values.
-            for node in values:
-                if node.op == "get_attr" and str(node.target) in replaced:
-                    values[node] = replaced[str(node.target)]
             results.append(self.student.run({**self.weights, **replaced}, values, self.index))
         return results
+
+
+def _lookup(
+    weights: Mapping[str, Tensor], values: Mapping[fx.Node, Any]
+) -> Callable[[fx.Node], Any]:
+    """Return what finds a node's value; weights are fetched late, since a walk replaces them."""
+
+    def lookup(node: fx.Node) -> Any:
+        return weights[str(node.target)] if node.op == "get_attr" else values[node]
+
+    return lookup
 
 
 def _find_layers(nodes: Sequence[fx.Node], tensors: Mapping[str, Tensor]) -> list[Layer]:

@@ -1,0 +1,118 @@
+"""Divergence is zero for the teacher and what its name says for everybody else."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spqtools.evolve.divergence import Divergence
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+TEACHER = randn(7, 5, seed=1)
+STUDENT = TEACHER + 0.4 * randn(7, 5, seed=2)
+FORMS = {
+    "scores": lambda scores: 3 * scores,
+    "distribution": lambda scores: (3 * scores).softmax(-1),
+    "log-distribution": lambda scores: (3 * scores).log_softmax(-1),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_classifiers_are_compared_by_kl(form: str) -> None:
+    teacher, student = FORMS[form](TEACHER), FORMS[form](STUDENT)
+    divergence = Divergence([[teacher[:4]], [teacher[4:]]])
+    assert divergence.description == "KL divergence in nats"
+    target, other = (np.exp(3 * x.double().numpy()) for x in (TEACHER, STUDENT))
+    target, other = (x / x.sum(1, keepdims=True) for x in (target, other))
+    rows = (target * np.log(target / other)).sum(1)
+    assert divergence([[student[:4]], [student[4:]]], [0, 1]) == pytest.approx(
+        rows.mean(), rel=1e-4
+    )
+    assert divergence([[student[4:]]], [1]) == pytest.approx(rows[4:].mean(), rel=1e-4)
+    assert divergence([[teacher[:4]], [teacher[4:]]], [0, 1]) == pytest.approx(0, abs=1e-6)
+
+
+def test_kl_knows_its_direction() -> None:
+    forth = Divergence([[TEACHER]])([[3 * STUDENT]], [0])
+    back = Divergence([[3 * STUDENT]])([[TEACHER]], [0])
+    assert abs(forth - back) > 0.1 * forth
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 3, 4), (6, 2, 3, 3)])
+def test_other_outputs_are_compared_by_squares(shape: tuple[int, ...]) -> None:
+    teacher, noise = randn(*shape, seed=3), randn(*shape, seed=4)
+    divergence = Divergence([[teacher]])
+    expected = float((noise**2).double().mean() / teacher.double().var(unbiased=False))
+    assert divergence.description == "squared error relative to the variance"
+    assert divergence([[teacher + noise]], [0]) == pytest.approx(expected, rel=1e-3)
+    assert divergence([[teacher]], [0]) == 0.0
+    assert divergence.predictions([[teacher]]) is None
+
+
+def test_squares_do_not_depend_on_the_scale() -> None:
+    teacher, noise = randn(8, 3, 2, seed=3), randn(8, 3, 2, seed=4)
+    small = Divergence([[teacher]])([[teacher + 0.1 * noise]], [0])
+    large = Divergence([[1000 * teacher]])([[1000 * (teacher + 0.1 * noise)]], [0])
+    assert small == pytest.approx(large, rel=1e-3)
+
+
+def test_several_outputs_add_up() -> None:
+    regression = randn(7, 1, seed=5)
+    both = Divergence([[TEACHER, regression]])
+    first, second = Divergence([[TEACHER]]), Divergence([[regression]])
+    total = both([[STUDENT, regression + 0.5]], [0])
+    expected = first([[STUDENT]], [0]) + second([[regression + 0.5]], [0])
+    assert total == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_constant_teacher_is_no_division_by_zero() -> None:
+    constant = torch.full((4, 3, 2), 2.5)
+    assert np.isfinite(Divergence([[constant]])([[constant + 1e-9]], [0]))
+
+
+def test_probabilities_of_zero_stay_finite() -> None:
+    teacher = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    student = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
+    assert np.isfinite(Divergence([[teacher]])([[student]], [0]))
+
+
+def test_predictions() -> None:
+    found = Divergence([[TEACHER]]).predictions([[TEACHER[:3]], [TEACHER[3:]]])
+    assert found is not None
+    assert torch.equal(found, TEACHER.argmax(1))
+
+
+def test_divergence_is_differentiable() -> None:
+    student = STUDENT.clone().requires_grad_(True)
+    torch.autograd.backward(Divergence([[TEACHER]]).of_batch([student], 0))
+    assert student.grad is not None
+    expected = (STUDENT.softmax(1) - TEACHER.softmax(1)) / len(TEACHER)
+    torch.testing.assert_close(student.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_pseudo_loss_of_a_classifier_draws_labels_from_the_teacher() -> None:
+    """Mean squared gradients approach the Fisher information, p (1 - p) at the teacher."""
+    count = 40_000
+    scores = torch.tensor([1.0, 0.0, -1.0]).expand(count, 3)
+    student = scores.clone().requires_grad_(True)
+    noise = (torch.arange(count) + 0.5) / count
+    torch.autograd.backward(Divergence([[scores]]).pseudo_loss([student], 0, noise))
+    assert student.grad is not None
+    shares = scores[0].softmax(0)
+    torch.testing.assert_close(
+        student.grad.square().mean(0), shares * (1 - shares), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_the_pseudo_loss_of_a_regression_has_the_curvature_of_the_squares() -> None:
+    teacher = randn(50, 4, 2, seed=6)
+    student = teacher.clone().requires_grad_(True)
+    loss = Divergence([[teacher]]).pseudo_loss([student], 0, torch.linspace(0, 0.99, 50))
+    torch.autograd.backward(loss)
+    assert student.grad is not None
+    curvature = 2 / (teacher.var(unbiased=False) * teacher[0].numel())
+    torch.testing.assert_close(student.grad.square(), curvature.expand_as(teacher))
