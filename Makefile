@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 SOURCES := spqformat runtime/spq tools/spqtools spec tests
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench fuzz clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -31,6 +31,10 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.accuracy $(BENCH)
 	$(BIN)/python -m tests.bench.selection $(BENCH)
+
+# Hunt for broken promises (FUZZ="--target F3 --inputs 100000 --seed 2 --ledger").
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.run $(FUZZ)
 
 clean:
 	rm -rf $(VENV) build dist demo-output

@@ -229,6 +229,7 @@ def read_metadata(section: bytes) -> dict[str, str]:
     if not section:
         return metadata
     cursor = Cursor(split_checksum(section, "bad_metadata"), "bad_metadata")
+    cursor.require(cursor.remaining_bytes > 0, "an empty map has no section")
     key = b""
     while cursor.remaining_bytes:
         key = cursor.name(key)
@@ -245,6 +246,7 @@ def read_programs(section: bytes, offset: int, limits: Limits) -> dict[str, Prog
     whole = Cursor(section, "bad_program")
     records_bytes = whole.integer(4)
     cursor = Cursor(split_checksum(whole.take(records_bytes), "bad_program"), "bad_program")
+    cursor.require(cursor.remaining_bytes > 0, "a program section has a program")
     part_offset = offset + 4 + records_bytes
     kind = b""
     decoded_total = 0
@@ -285,7 +287,7 @@ DTYPES = {
     12: ("bool", 1),
 }
 # 5.3
-ENCODINGS = {0: "raw", 1: "alias", 2: "dense", 3: "sparse"}
+ENCODINGS = {0: "raw", 1: "alias", 2: "dense", 3: "sparse", 4: "planes"}
 
 
 @dataclass(frozen=True)
@@ -369,8 +371,9 @@ def read_record(cursor: Cursor, name: str, encoding: str, offset: int) -> Tensor
     rank = cursor.integer(1)
     cursor.require(rank <= MAX_RANK, "a rank is at most 32")
     shape = tuple(cursor.varint(MAX_ELEMENTS) for _ in range(rank))
+    extent = math.prod(dimension for dimension in shape if dimension)
+    cursor.require(extent <= MAX_ELEMENTS, "the dimensions but zeros multiply to at most 2**48")
     element_count = math.prod(shape)
-    cursor.require(element_count <= MAX_ELEMENTS, "a tensor has at most 2**48 elements")
     cursor.require(element_count > 0 or encoding == "raw", "an empty tensor is raw")
     decoded_crc32 = cursor.integer(4)
     part_count = 1
@@ -402,9 +405,12 @@ def read_part(data: bytes, part: Part) -> bytes:
 def decode_tensor(data: bytes, record: TensorRecord) -> bytes:
     """Return the elements of a tensor, little-endian and row-major (6)."""
     if record.encoding == "raw":
-        return read_part(data, record.parts[0])
-    decode = decode_dense if record.encoding == "dense" else decode_sparse
-    return decode(data, record)
+        elements = read_part(data, record.parts[0])
+        if record.dtype == "bool" and max(elements, default=0) > 1:
+            raise Refusal("bad_stream", "broken rule: a boolean is 0 or 1")
+        return elements
+    decode = {"dense": decode_dense, "sparse": decode_sparse, "planes": decode_planes}
+    return decode[record.encoding](data, record)
 
 
 def check_decoded(record: TensorRecord, elements: bytes) -> None:
@@ -466,41 +472,59 @@ def read_freq_log2(cursor: Cursor) -> int:
 def read_frequencies(cursor: Cursor, alphabet: int, freq_log2: int) -> list[int]:
     """Read the frequencies of one context (6.2)."""
     kind = cursor.integer(1)
-    cursor.require(kind <= 2, "a table kind is registered")
+    cursor.require(kind <= 3, "a table kind is registered")
     total = 1 << freq_log2
     if kind == 1:
         divides = alphabet & (alphabet - 1) == 0 and alphabet <= total
         cursor.require(divides, "the alphabet of a flat table divides its total")
         return [total // alphabet] * alphabet
-    if kind == 2:
-        return read_bernoulli(cursor, alphabet, total)
+    if kind in (2, 3):
+        return read_mask_frequencies(cursor, kind, alphabet, total)
     frequencies: list[int] = []
     left = total
+    after_zeros = False
     while len(frequencies) < alphabet:
         frequency = cursor.varint(left)
         frequencies.append(frequency)
         left -= frequency
         if frequency == 0:
+            cursor.require(not after_zeros, "a run of zeros is not split")
             frequencies.extend([0] * cursor.varint(alphabet - len(frequencies)))
+        after_zeros = frequency == 0
     cursor.require(left == 0, "the frequencies add up to their total")
     return frequencies
 
 
-def read_bernoulli(cursor: Cursor, alphabet: int, total: int) -> list[int]:
-    """Read the two numbers that give all frequencies of a Bernoulli table (6.2.3)."""
-    density = cursor.integer(2)
+def read_mask_frequencies(cursor: Cursor, kind: int, alphabet: int, total: int) -> list[int]:
+    """Read the densities that give all frequencies of a table of mask symbols (6.2.3)."""
+    symbol_bits = alphabet.bit_length() - 1
+    masks = alphabet == 1 << symbol_bits and 1 <= symbol_bits <= MAX_SYMBOL_BITS
+    cursor.require(masks, "the alphabet is one of masks")
+    first = after_zero = after_one = cursor.integer(2)
+    if kind == 3:
+        after_zero, after_one = cursor.integer(2), cursor.integer(2)
     max_ones = cursor.integer(1)
-    cursor.require(alphabet == 256, "a Bernoulli table is one of bytes")
-    cursor.require(max_ones <= 8, "max_ones is at most 8")
-    cursor.require((density == 0) == (max_ones == 0), "density and max_ones are zero together")
-    weights = [density**ones * (65536 - density) ** (8 - ones) for ones in range(max_ones + 1)]
-    weight_sum = sum(math.comb(8, ones) * weight for ones, weight in enumerate(weights))
-    shares = [max(1, weight * total // weight_sum) for weight in weights]
-    shares += [0] * (8 - max_ones)
-    frequencies = [shares[byte.bit_count()] for byte in range(256)]
-    first = frequencies.index(max(frequencies))
-    frequencies[first] += total - sum(frequencies)
-    cursor.require(frequencies[first] >= 1, "the most frequent byte keeps a frequency")
+    cursor.require(max_ones <= symbol_bits, "a symbol has at most symbol_bits ones")
+    if kind == 2:
+        cursor.require((first == 0) == (max_ones == 0), "density and max_ones are zero together")
+    else:
+        cursor.require(min(first, after_zero, after_one) > 0, "a density is not zero")
+    weights = []
+    for symbol in range(alphabet):
+        weight, density = 1 << 32, first
+        for bit in range(symbol_bits):
+            one = symbol >> bit & 1
+            weight = weight * (density if one else 65536 - density) >> 16
+            density = after_one if one else after_zero
+        weights.append(weight if symbol.bit_count() <= max_ones else 0)
+    weight_sum = max(1, sum(weights))
+    frequencies = [
+        max(1, weight * total // weight_sum) if symbol.bit_count() <= max_ones else 0
+        for symbol, weight in enumerate(weights)
+    ]
+    most = frequencies.index(max(frequencies))
+    frequencies[most] += total - sum(frequencies)
+    cursor.require(frequencies[most] >= 1, "the most frequent symbol keeps a frequency")
     return frequencies
 
 
@@ -518,12 +542,7 @@ def decode_dense(data: bytes, record: TensorRecord) -> bytes:
     cursor.require(chunk_elements > 0, "a chunk has elements")
     cursor.require(chunk_elements % 8 == 0, "chunk_elements is a multiple of 8")
     freq_log2 = read_freq_log2(cursor)
-    alphabet = len(levels) if index_bits == 8 else 256
-    frequencies = read_frequencies(cursor, alphabet, freq_log2)
-    for symbol, frequency in enumerate(frequencies):
-        if frequency:
-            known = all(index < len(levels) for index in split_symbol(symbol, index_bits))
-            cursor.require(known, "a symbol with a frequency holds indices of levels")
+    frequencies = read_index_frequencies(cursor, len(levels), index_bits, freq_log2)
     cursor.finish()
     chunk_count = -(-record.element_count // chunk_elements)
     cursor.require(len(record.parts) - 1 == chunk_count, "the directory has all chunks")
@@ -542,6 +561,19 @@ def decode_dense(data: bytes, record: TensorRecord) -> bytes:
     return bytes(elements)
 
 
+def read_index_frequencies(
+    cursor: Cursor, level_count: int, index_bits: int, freq_log2: int
+) -> list[int]:
+    """Read the frequencies of symbols that hold level indices (6.3.1)."""
+    alphabet = level_count if index_bits == 8 else 256
+    frequencies = read_frequencies(cursor, alphabet, freq_log2)
+    for symbol, frequency in enumerate(frequencies):
+        if frequency:
+            known = all(index < level_count for index in split_symbol(symbol, index_bits))
+            cursor.require(known, "a symbol with a frequency holds indices of levels")
+    return frequencies
+
+
 def split_symbol(symbol: int, index_bits: int) -> list[int]:
     """Return the indices that a symbol holds, the first in the lowest bits (6.3)."""
     mask = (1 << index_bits) - 1
@@ -553,7 +585,7 @@ def split_symbol(symbol: int, index_bits: int) -> list[int]:
 
 @dataclass(frozen=True)
 class CodedClasses:
-    """Density classes of all rows or all columns, not decoded yet (6.4.2)."""
+    """Density classes of all rows or all units of columns, not decoded yet (6.4.2)."""
 
     class_count: int
     freq_log2: int
@@ -561,14 +593,14 @@ class CodedClasses:
     stream: bytes
 
     def decode(self, count: int) -> list[int]:
-        """Return the class of each of `count` rows or columns."""
+        """Return the class of each of `count` rows or units of columns."""
         if self.class_count == 1:
             return [0] * count
         return Coder([self.frequencies], self.freq_log2).decode(self.stream, [0] * count)
 
 
 def read_classes(cursor: Cursor) -> CodedClasses:
-    """Read the density classes of rows or columns (6.4.2)."""
+    """Read the density classes of rows or of units of columns (6.4.2)."""
     class_count = cursor.integer(1)
     cursor.require(1 <= class_count <= MAX_CLASSES, "there are 1 to 16 classes")
     if class_count == 1:
@@ -577,6 +609,19 @@ def read_classes(cursor: Cursor) -> CodedClasses:
     frequencies = read_frequencies(cursor, class_count, freq_log2)
     stream = cursor.take(cursor.varint(cursor.remaining_bytes))
     return CodedClasses(class_count, freq_log2, frequencies, stream)
+
+
+def read_contexts(cursor: Cursor, pair_count: int) -> list[int]:
+    """Read the context of each pair of a row class and a column class (6.4.2)."""
+    if pair_count == 1:
+        return [0]
+    contexts: list[int] = []
+    for _ in range(pair_count):
+        context = cursor.integer(1)
+        cursor.require(context <= max(contexts, default=-1) + 1, "contexts are numbered in order")
+        cursor.require(context < MAX_CONTEXTS, "there are at most 64 contexts")
+        contexts.append(context)
+    return contexts
 
 
 def decode_sparse(data: bytes, record: TensorRecord) -> bytes:
@@ -591,23 +636,36 @@ def decode_sparse(data: bytes, record: TensorRecord) -> bytes:
     rows_per_chunk = cursor.varint(MAX_ELEMENTS)
     most_rows = max(1, MAX_CHUNK_ELEMENTS // row_length)
     cursor.require(1 <= rows_per_chunk <= most_rows, "rows_per_chunk is in its range")
+    symbol_bits = cursor.integer(1)
+    cursor.require(1 <= symbol_bits <= MAX_SYMBOL_BITS, "a symbol has 1 to 9 places")
+    unit_columns = cursor.integer(1)
+    cursor.require(unit_columns in (1, symbol_bits), "a unit is one column or those of a symbol")
     coded_rows = read_classes(cursor)
-    coded_columns = read_classes(cursor)
-    context_count = coded_rows.class_count * coded_columns.class_count
-    cursor.require(context_count <= MAX_CONTEXTS, "there are at most 64 contexts")
+    coded_units = read_classes(cursor)
+    pair_count = coded_rows.class_count * coded_units.class_count
+    context_of_classes = read_contexts(cursor, pair_count)
     mask_freq_log2 = read_freq_log2(cursor)
-    mask_tables = [read_frequencies(cursor, 256, mask_freq_log2) for _ in range(context_count)]
+    mask_tables = [
+        read_frequencies(cursor, 1 << symbol_bits, mask_freq_log2)
+        for _ in range(max(context_of_classes) + 1)
+    ]
+    index_bits = cursor.integer(1)
+    cursor.require(index_bits in (4, 8), "index_bits is 4 or 8")
+    cursor.require(len(levels) <= 1 << index_bits, "an index reaches every level")
     value_freq_log2 = read_freq_log2(cursor)
-    value_table = read_frequencies(cursor, len(levels), value_freq_log2)
+    value_table = read_index_frequencies(cursor, len(levels), index_bits, value_freq_log2)
     cursor.finish()
     chunk_count = -(-row_count // rows_per_chunk)
     cursor.require(len(record.parts) - 1 == chunk_count, "the directory has all chunks")
 
     row_classes = coded_rows.decode(row_count)
-    column_classes = coded_columns.decode(row_length)
-    # A stable sort: columns of the same class keep their order.
-    column_order = sorted(range(row_length), key=column_classes.__getitem__)
-    byte_classes = [column_classes[column] for column in column_order[::8]]
+    unit_classes = coded_units.decode(-(-row_length // unit_columns))
+    column_order = list(range(row_length))
+    symbol_classes = unit_classes
+    if unit_columns == 1:
+        # A stable sort: columns of the same class keep their order.
+        column_order.sort(key=unit_classes.__getitem__)
+        symbol_classes = [unit_classes[column] for column in column_order[::symbol_bits]]
     mask_coder = Coder(mask_tables, mask_freq_log2)
     value_coder = Coder([value_table], value_freq_log2)
     width = record.item_bytes
@@ -618,24 +676,75 @@ def decode_sparse(data: bytes, record: TensorRecord) -> bytes:
         value_stream = stored.take(stored.remaining_bytes)
         rows = range(chunk * rows_per_chunk, min((chunk + 1) * rows_per_chunk, row_count))
         contexts = [
-            row_classes[row] * coded_columns.class_count + byte_class
+            context_of_classes[row_classes[row] * coded_units.class_count + symbol_class]
             for row in rows
-            for byte_class in byte_classes
+            for symbol_class in symbol_classes
         ]
         mask = mask_coder.decode(mask_stream, contexts)
         positions = []
-        for index, byte in enumerate(mask):
-            row, byte_of_row = divmod(index, len(byte_classes))
-            for bit in range(8):
-                if byte >> bit & 1:
-                    place = 8 * byte_of_row + bit
+        for number, symbol in enumerate(mask):
+            row, symbol_of_row = divmod(number, len(symbol_classes))
+            for bit in range(symbol_bits):
+                if symbol >> bit & 1:
+                    place = symbol_bits * symbol_of_row + bit
                     stored.require(place < row_length, "no one stands behind a row")
                     position = rows[row] * row_length + column_order[place]
                     stored.require(position < record.element_count, "no one stands behind the end")
                     positions.append(position)
-        indices = value_coder.decode(value_stream, [0] * len(positions))
-        for position, index in zip(positions, indices, strict=True):
+        value_count = -(-len(positions) * index_bits // 8)
+        values = value_coder.decode(value_stream, [0] * value_count)
+        indices = [index for symbol in values for index in split_symbol(symbol, index_bits)]
+        padding = indices[len(positions) :]
+        stored.require(not any(padding), "the indices behind the last value are zero")
+        for position, index in zip(positions, indices[: len(positions)], strict=True):
             elements[position * width : (position + 1) * width] = levels[index]
+    return bytes(elements)
+
+
+# 6.5 Tensors in planes
+
+
+def read_plane(cursor: Cursor) -> "Coder | None":
+    """Read how one plane is stored: None for plain bytes (6.5.1)."""
+    mode = cursor.integer(1)
+    cursor.require(mode <= 1, "a plane mode is registered")
+    if mode == 0:
+        return None
+    freq_log2 = read_freq_log2(cursor)
+    return Coder([read_frequencies(cursor, 256, freq_log2)], freq_log2)
+
+
+def decode_planes(data: bytes, record: TensorRecord) -> bytes:
+    """Decode a tensor whose elements are split into planes of bytes (6.5)."""
+    cursor = Cursor(read_part(data, record.parts[0]), "bad_tables")
+    chunk_elements = cursor.varint(MAX_CHUNK_ELEMENTS)
+    cursor.require(chunk_elements > 0, "a chunk has elements")
+    cursor.require(chunk_elements % 8 == 0, "chunk_elements is a multiple of 8")
+    width = record.item_bytes
+    coders = [read_plane(cursor) for _ in range(width)]
+    cursor.finish()
+    chunk_count = -(-record.element_count // chunk_elements)
+    cursor.require(len(record.parts) - 1 == chunk_count, "the directory has all chunks")
+
+    elements = bytearray()
+    for chunk, part in enumerate(record.parts[1:]):
+        count = min(chunk_elements, record.element_count - chunk * chunk_elements)
+        stored = Cursor(read_part(data, part), "bad_stream")
+        pieces = [
+            stored.take(stored.varint(stored.remaining_bytes) if coder else count)
+            for coder in coders
+        ]
+        stored.finish()
+        planes = [
+            coder.decode(piece, [0] * count) if coder else list(piece)
+            for coder, piece in zip(coders, pieces, strict=True)
+        ]
+        for place in zip(*planes, strict=True):
+            element = int.from_bytes(bytes(place), "little")
+            if record.dtype in ("f64", "f32", "f16", "bf16"):
+                element = (element >> 1) + (element % 2 << (8 * width - 1))
+            stored.require(record.dtype != "bool" or element <= 1, "a boolean is 0 or 1")
+            elements += element.to_bytes(width, "little")
     return bytes(elements)
 
 
@@ -699,6 +808,7 @@ MAX_FILE_BYTES = 1 << 62
 MAX_LEVELS = 256
 MAX_FREQ_LOG2 = 15
 MAX_CLASSES = 16
+MAX_SYMBOL_BITS = 9
 MAX_CONTEXTS = 64
 MAX_CHUNK_ELEMENTS = 1 << 24
 MIN_ROW_LENGTH = 8

@@ -22,6 +22,7 @@ MAX_CLASSES = 16
 MAX_CONTEXTS = 64
 MAX_CHUNK_ELEMENTS = 1 << 24
 MIN_ROW_LENGTH = 8
+MAX_SYMBOL_BITS = 9
 
 # Entropy coder (spec 7)
 STATE_LOWER_BOUND = 1 << 16
@@ -86,6 +87,7 @@ class Encoding(IntEnum):
     ALIAS = 1
     DENSE = 2
     SPARSE = 3
+    PLANES = 4
 
 
 class CodebookKind(IntEnum):
@@ -103,6 +105,14 @@ class TableKind(IntEnum):
     EXPLICIT = 0
     FLAT = 1
     BERNOULLI = 2
+    MARKOV = 3
+
+
+class PlaneMode(IntEnum):
+    """How the bytes of a plane are stored (spec 6.5.1)."""
+
+    STORED = 0
+    CODED = 1
 
 
 class ProgramCodec(IntEnum):

@@ -16,7 +16,7 @@ class Limits:
     max_directory_bytes : int
         Bytes of the directory.
     max_metadata_bytes : int
-        Bytes of the decompressed metadata.
+        Bytes of the metadata section, which is never compressed.
     max_program_bytes : int
         Bytes of all decompressed programs together.
     """

@@ -38,7 +38,7 @@ class TensorRecord:
     dtype : DType
         Element type.
     encoding : Encoding
-        `RAW`, `DENSE` or `SPARSE`.
+        `RAW`, `DENSE`, `SPARSE` or `PLANES`.
     shape : tuple of int
         Dimensions, row-major.
     decoded_crc32 : int

@@ -288,10 +288,10 @@ def _read_record(cursor: Cursor, name: str, encoding: Encoding, offset: int) -> 
     if rank > MAX_RANK:
         raise cursor.refuse(f"rank {rank} is more than {MAX_RANK}")
     shape = tuple(cursor.varint(MAX_ELEMENTS) for _ in range(rank))
-    element_count = prod(shape)
-    if element_count > MAX_ELEMENTS:
+    # NumPy and fixed-width products do not forgive a huge dimension for the sake of an empty one.
+    if prod(dimension or 1 for dimension in shape) > MAX_ELEMENTS:
         raise cursor.refuse(f"tensor {name!r} has more than {MAX_ELEMENTS} elements")
-    if element_count == 0 and encoding is not Encoding.RAW:
+    if 0 in shape and encoding is not Encoding.RAW:
         raise cursor.refuse(f"empty tensor {name!r} is not stored raw")
     decoded_crc32 = cursor.u32()
     # Each part takes at least five bytes of the directory, which bounds the loop.
@@ -315,6 +315,8 @@ def _read_metadata(raw: bytes, offset: int, stored_bytes: int) -> dict[str, str]
         return {}
     body = _checked_section(raw, "metadata", offset, Reason.BAD_METADATA)
     cursor = Cursor(body, "metadata", offset, Reason.BAD_METADATA)
+    if not body:
+        raise cursor.refuse("an empty map has no section")
     metadata: dict[str, str] = {}
     previous_key = b""
     while cursor.remaining_bytes:
@@ -339,6 +341,8 @@ def _read_programs(raw: bytes, offset: int, max_program_bytes: int) -> Mapping[s
     cursor = Cursor(raw[4:], "program", offset + 4, Reason.BAD_PROGRAM)
     body = _checked_section(cursor.take(records_bytes), "program", offset + 4, Reason.BAD_PROGRAM)
     records = Cursor(body, "program", offset + 4, Reason.BAD_PROGRAM)
+    if not body:
+        raise records.refuse("the program section has no program")
     part_offset = offset + 4 + records_bytes
     programs: dict[str, ProgramRecord] = {}
     previous_kind = b""

@@ -14,6 +14,7 @@ from spqformat.ids import (
     MAX_ELEMENTS,
     MAX_FREQ_LOG2,
     MAX_LEVELS,
+    MAX_SYMBOL_BITS,
     MIN_ROW_LENGTH,
     CodebookKind,
     DType,
@@ -26,12 +27,12 @@ BYTE_ALPHABET = 256
 Frequencies = NDArray[np.uint32]
 """Frequencies of one context: uint32, shape (alphabet,), sum exactly ``2**freq_log2``."""
 
-_POPCOUNT = np.bitwise_count(np.arange(BYTE_ALPHABET, dtype=np.uint8)).astype(np.int64)
 _UNIFORM_MAX_INTEGER = 1 << 24
 _UNIFORM_MAX_EXPONENT = 102  # 2**24 * 2**102 is finite in binary32
 _UNIFORM_MIN_EXPONENT = -126
-_BERNOULLI_LOG2 = 16
-_BINOMIAL_8 = (1, 8, 28, 56, 70, 56, 28, 8, 1)
+_POPCOUNT = np.bitwise_count(np.arange(1 << MAX_SYMBOL_BITS, dtype=np.uint16))
+_PROBABILITY_LOG2 = 16
+_WEIGHT_LOG2 = 32
 
 
 # --- codebook (spec 6.1) -------------------------------------------------------------------
@@ -154,28 +155,55 @@ def read_frequencies(cursor: Cursor, alphabet: int, freq_log2: int) -> Frequenci
         if alphabet & (alphabet - 1) or alphabet > total:
             raise cursor.refuse("a flat table needs an alphabet that divides the total")
         return flat_frequencies(alphabet, freq_log2)
-    if kind_id == TableKind.BERNOULLI:
-        density = cursor.u16()
-        max_ones = cursor.u8()
-        if alphabet != BYTE_ALPHABET or max_ones > 8 or (density == 0) != (max_ones == 0):
-            raise cursor.refuse("a Bernoulli table has parameters out of range")
-        frequencies = bernoulli_frequencies(density, max_ones, freq_log2)
-        if frequencies is None:
-            raise cursor.refuse("a Bernoulli table does not fit its total")
-        return frequencies
+    if kind_id in (TableKind.BERNOULLI, TableKind.MARKOV):
+        return _read_mask_frequencies(cursor, TableKind(kind_id), alphabet, freq_log2)
+    peeked = _peek_explicit(cursor, alphabet, total)
+    if peeked is not None:
+        return peeked
     frequencies = np.zeros(alphabet, dtype=np.uint32)
     symbol, left = 0, total
+    after_zeros = False
     while symbol < alphabet:
         frequency = cursor.varint(left)
         if frequency == 0:
+            if after_zeros:
+                raise cursor.refuse("a run of zeros in a table is split")
+            after_zeros = True
             symbol += 1 + cursor.varint(alphabet - symbol - 1)
             continue
+        after_zeros = False
         frequencies[symbol] = frequency
         left -= frequency
         symbol += 1
     if left:
         raise cursor.refuse("the frequencies of a table do not add up to their total")
     return frequencies
+
+
+def _peek_explicit(cursor: Cursor, alphabet: int, total: int) -> Frequencies | None:
+    """Read an ordinary explicit table fast; None, and nothing read, for whatever is unusual."""
+    values, ends = cursor.peek_varints(2 * alphabet)
+    frequencies = [0] * alphabet
+    symbol = place = left = 0
+    try:
+        while symbol < alphabet:
+            frequency = values[place]
+            place += 1
+            if frequency:
+                frequencies[symbol] = frequency
+                left += frequency
+                symbol += 1
+                continue
+            symbol += 1 + values[place]
+            place += 1
+            if symbol < alphabet and not values[place]:
+                return None
+    except IndexError:
+        return None
+    if symbol != alphabet or left != total:
+        return None
+    cursor.take(ends[place - 1])
+    return np.array(frequencies, dtype=np.uint32)
 
 
 def write_explicit(frequencies: Frequencies) -> bytes:
@@ -205,43 +233,82 @@ def write_bernoulli(density: int, max_ones: int) -> bytes:
     return bytes([TableKind.BERNOULLI]) + density.to_bytes(2, "little") + bytes([max_ones])
 
 
+def write_markov(first: int, after_zero: int, after_one: int, max_ones: int) -> bytes:
+    """Write the four parameters of a Markov table."""
+    densities = b"".join(value.to_bytes(2, "little") for value in (first, after_zero, after_one))
+    return bytes([TableKind.MARKOV]) + densities + bytes([max_ones])
+
+
+def _read_mask_frequencies(
+    cursor: Cursor, kind: TableKind, alphabet: int, freq_log2: int
+) -> Frequencies:
+    """Read a table of mask symbols that is given by the densities of their bits."""
+    symbol_bits = alphabet.bit_length() - 1
+    if alphabet != 1 << symbol_bits or not 1 <= symbol_bits <= MAX_SYMBOL_BITS:
+        raise cursor.refuse("a table of mask symbols needs an alphabet of masks")
+    first = cursor.u16()
+    after_zero, after_one = (first, first)
+    if kind is TableKind.MARKOV:
+        after_zero, after_one = cursor.u16(), cursor.u16()
+    max_ones = cursor.u8()
+    empty = kind is TableKind.BERNOULLI and max_ones == 0
+    densities = (first, after_zero, after_one)
+    if max_ones > symbol_bits or any((density == 0) != empty for density in densities):
+        raise cursor.refuse("a table of mask symbols has parameters out of range")
+    frequencies = markov_frequencies(first, after_zero, after_one, max_ones, symbol_bits, freq_log2)
+    if frequencies is None:
+        raise cursor.refuse("a table of mask symbols does not fit its total")
+    return frequencies
+
+
 def flat_frequencies(alphabet: int, freq_log2: int) -> Frequencies:
     """Return equal frequencies."""
     return np.full(alphabet, (1 << freq_log2) // alphabet, dtype=np.uint32)
 
 
-def bernoulli_frequencies(density: int, max_ones: int, freq_log2: int) -> Frequencies | None:
-    """Return the frequencies of mask bytes whose bits are one with probability ``density / 2**16``.
+def markov_frequencies(
+    first: int, after_zero: int, after_one: int, max_ones: int, symbol_bits: int, freq_log2: int
+) -> Frequencies | None:
+    """Return the frequencies of mask symbols whose bits form a Markov chain (spec 6.2.3).
 
-    Integer arithmetic only, so that every reader gets the same table (spec 6.2.3): a byte with
-    ``k <= max_ones`` ones weighs ``density**k * (2**16 - density)**(8 - k)``, gets the floor of
-    its share but at least one, and the first most frequent byte takes what is left.
+    Integer arithmetic only, so that every reader gets the same table. A symbol with at most
+    `max_ones` ones weighs ``2**32``, multiplied for each bit, from bit 0 on, by the probability of
+    that bit after the one before it and shifted right by 16. It gets the floor of its share of the
+    total but at least one, and the first most frequent symbol takes what is left.
 
     Parameters
     ----------
-    density : int
-        Probability of a one in units of ``2**-16``; 0 to 65535.
+    first, after_zero, after_one : int
+        Probability of a one in bit 0, after a zero and after a one, in units of ``2**-16``; 0 to
+        65535. All three are equal for a Bernoulli table.
     max_ones : int
-        Bytes with more ones never occur.
+        Symbols with more ones never occur.
+    symbol_bits : int
+        Bits of a symbol.
     freq_log2 : int
         The frequencies sum to ``2**freq_log2``.
 
     Returns
     -------
-    ndarray of uint32, shape (256,), or None
-        None when the floor of one leaves nothing for the most frequent byte.
+    ndarray of uint32, shape (1 << symbol_bits,), or None
+        None when the floor of one leaves nothing for the most frequent symbol.
     """
-    total = 1 << freq_log2
-    rest = (1 << _BERNOULLI_LOG2) - density
-    weights = [density**ones * rest ** (8 - ones) for ones in range(max_ones + 1)]
-    weight_sum = sum(w * n for w, n in zip(weights, _BINOMIAL_8, strict=False))
-    shares = [max(1, weight * total // weight_sum) for weight in weights]
-    by_ones = np.zeros(9, dtype=np.int64)
-    by_ones[: max_ones + 1] = shares
-    frequencies = by_ones[_POPCOUNT]
-    first = int(np.argmax(frequencies))
-    frequencies[first] += total - int(frequencies.sum())
-    if frequencies[first] < 1:
+    # Symbols of one bit more: those before with a zero behind them, then those with a one.
+    weights = np.array([(1 << _PROBABILITY_LOG2) - first, first], dtype=np.int64)
+    weights <<= _WEIGHT_LOG2 - _PROBABILITY_LOG2
+    factors = [(1 << _PROBABILITY_LOG2) - density for density in (after_zero, after_one)]
+    factors += [after_zero, after_one]
+    for _ in range(symbol_bits - 1):
+        # By the bit added and the bit before it, which is the last of the symbols so far.
+        halves = np.concatenate([weights, weights]).reshape(4, -1)
+        weights = (halves * np.array(factors)[:, None]).reshape(-1) >> _PROBABILITY_LOG2
+    possible = _POPCOUNT[: weights.size] <= max_ones
+    weights[~possible] = 0
+    shares = np.maximum((weights << freq_log2) // max(int(weights.sum()), 1), 1)
+    frequencies = np.where(possible, shares, 0)
+    most = int(np.argmax(frequencies))
+    frequencies[most] += (1 << freq_log2) - int(frequencies.sum())
+    if frequencies[most] < 1:
         return None
     return frequencies.astype(np.uint32)
 
@@ -287,6 +354,20 @@ def dense_alphabet(index_bits: int, level_count: int) -> int:
     return level_count if index_bits == 8 else BYTE_ALPHABET
 
 
+def _read_index_frequencies(
+    cursor: Cursor, index_bits: int, level_count: int, freq_log2: int
+) -> Frequencies:
+    """Read the frequencies of symbols of level indices, each of which the codebook has."""
+    frequencies = read_frequencies(cursor, dense_alphabet(index_bits, level_count), freq_log2)
+    if index_bits < 8:
+        possible = np.ones(1, dtype=bool)
+        for _ in range(8 // index_bits):
+            possible = np.outer(np.arange(1 << index_bits) < level_count, possible).ravel()
+        if frequencies[~possible].any():
+            raise cursor.refuse("a symbol stands for an index that the codebook lacks")
+    return frequencies
+
+
 def read_dense_tables(raw: bytes, record: TensorRecord) -> DenseTables:
     """Read and validate the tables of a dense tensor; refuses with `bad_tables`."""
     cursor = _tables_cursor(raw, record)
@@ -298,14 +379,7 @@ def read_dense_tables(raw: bytes, record: TensorRecord) -> DenseTables:
     if chunk_elements == 0 or chunk_elements % 8:
         raise cursor.refuse("chunk_elements is not a positive multiple of 8")
     freq_log2 = read_freq_log2(cursor)
-    alphabet = dense_alphabet(index_bits, codebook.level_count)
-    frequencies = read_frequencies(cursor, alphabet, freq_log2)
-    if alphabet == BYTE_ALPHABET and index_bits < 8:
-        possible = np.ones(1, dtype=bool)
-        for _ in range(8 // index_bits):
-            possible = np.outer(np.arange(1 << index_bits) < codebook.level_count, possible).ravel()
-        if frequencies[~possible].any():
-            raise cursor.refuse("a symbol stands for an index that the codebook lacks")
+    frequencies = _read_index_frequencies(cursor, index_bits, codebook.level_count, freq_log2)
     cursor.finish()
     _check_chunk_count(record, -(-record.element_count // chunk_elements), cursor)
     return DenseTables(codebook, index_bits, chunk_elements, freq_log2, frequencies)
@@ -353,27 +427,40 @@ class SparseTables:
         Elements of a row of the two-dimensional view.
     rows_per_chunk : int
         Rows of each chunk but the last.
+    symbol_bits : int
+        Places of a mask symbol, 1 to 9.
+    unit_columns : int
+        Columns that share a class: 1, and then columns are put in order of their classes, or
+        `symbol_bits`, and then they stay in their places.
     row_class_count, column_class_count : int
         Numbers of density classes.
     row_stream, column_stream : ClassStream or None
-        Coded class of each row and of each column; None when there is one class.
+        Coded class of each row and of each unit of columns; None when there is one class.
+    context_of_classes : ndarray of uint8, shape (row_class_count, column_class_count)
+        Context of each pair of classes.
     mask_freq_log2, value_freq_log2 : int
         Logarithms of the totals.
-    mask_frequencies : ndarray of uint32, shape (row_class_count * column_class_count, 256)
-        Frequencies of the mask bytes in each context.
-    value_frequencies : ndarray of uint32, shape (level_count,)
-        Frequencies of the level indices.
+    mask_frequencies : ndarray of uint32, shape (context_count, 1 << symbol_bits)
+        Frequencies of the mask symbols in each context.
+    index_bits : int
+        Bits of one level index in a symbol of values: 8 (one index a symbol) or 4 (two).
+    value_frequencies : ndarray of uint32, shape (alphabet,)
+        Frequencies of the symbols of values.
     """
 
     codebook: Codebook
     row_length: int
     rows_per_chunk: int
+    symbol_bits: int
+    unit_columns: int
     row_class_count: int
     column_class_count: int
     row_stream: ClassStream | None
     column_stream: ClassStream | None
+    context_of_classes: NDArray[np.uint8]
     mask_freq_log2: int
     mask_frequencies: NDArray[np.uint32]
+    index_bits: int
     value_freq_log2: int
     value_frequencies: Frequencies
 
@@ -386,43 +473,78 @@ def read_sparse_tables(raw: bytes, record: TensorRecord) -> SparseTables:
         raise cursor.refuse("a sparse tensor has zero among its levels")
     row_length = cursor.varint(record.element_count)
     if row_length < min(MIN_ROW_LENGTH, record.element_count):
-        # Shorter rows would cost more mask bytes than elements.
+        # Shorter rows would cost more mask symbols than elements.
         raise cursor.refuse(f"row_length is {row_length}, less than {MIN_ROW_LENGTH}")
     row_count = -(-record.element_count // row_length)
     rows_per_chunk = cursor.varint(MAX_ELEMENTS)
     if rows_per_chunk == 0 or rows_per_chunk > max(1, MAX_CHUNK_ELEMENTS // row_length):
         raise cursor.refuse("rows_per_chunk is out of range")
+    symbol_bits, unit_columns = cursor.u8(), cursor.u8()
+    if not 1 <= symbol_bits <= MAX_SYMBOL_BITS or unit_columns not in (1, symbol_bits):
+        raise cursor.refuse("symbol_bits or unit_columns is out of range")
     row_class_count, row_stream = _read_classes(cursor, row_count)
-    column_class_count, column_stream = _read_classes(cursor, row_length)
-    context_count = row_class_count * column_class_count
-    if context_count > MAX_CONTEXTS:
-        raise cursor.refuse(f"{context_count} contexts are more than {MAX_CONTEXTS}")
+    column_class_count, column_stream = _read_classes(cursor, -(-row_length // unit_columns))
+    context_of_classes = _read_contexts(cursor, row_class_count, column_class_count)
     mask_freq_log2 = read_freq_log2(cursor)
     mask_frequencies = np.stack(
-        [read_frequencies(cursor, BYTE_ALPHABET, mask_freq_log2) for _ in range(context_count)]
+        [
+            read_frequencies(cursor, 1 << symbol_bits, mask_freq_log2)
+            for _ in range(int(context_of_classes.max()) + 1)
+        ]
     )
+    index_bits = cursor.u8()
+    if index_bits not in (4, 8) or codebook.level_count > 1 << index_bits:
+        raise cursor.refuse("index_bits does not fit the codebook")
     value_freq_log2 = read_freq_log2(cursor)
-    value_frequencies = read_frequencies(cursor, codebook.level_count, value_freq_log2)
+    value_frequencies = _read_index_frequencies(
+        cursor, index_bits, codebook.level_count, value_freq_log2
+    )
     cursor.finish()
     _check_chunk_count(record, -(-row_count // rows_per_chunk), cursor)
     return SparseTables(
         codebook,
         row_length,
         rows_per_chunk,
+        symbol_bits,
+        unit_columns,
         row_class_count,
         column_class_count,
         row_stream,
         column_stream,
+        context_of_classes,
         mask_freq_log2,
         mask_frequencies,
+        index_bits,
         value_freq_log2,
         value_frequencies,
     )
 
 
-def write_sparse_shape(codebook: Codebook, row_length: int, rows_per_chunk: int) -> bytes:
+def write_sparse_shape(
+    codebook: Codebook, row_length: int, rows_per_chunk: int, symbol_bits: int, unit_columns: int
+) -> bytes:
     """Write what stands before the density classes."""
-    return write_codebook(codebook) + varint(row_length) + varint(rows_per_chunk)
+    shape = varint(row_length) + varint(rows_per_chunk) + bytes([symbol_bits, unit_columns])
+    return write_codebook(codebook) + shape
+
+
+def write_contexts(context_of_classes: NDArray[np.uint8]) -> bytes:
+    """Write the context of each pair of classes; nothing for a single pair."""
+    return b"" if context_of_classes.size == 1 else context_of_classes.tobytes()
+
+
+def _read_contexts(
+    cursor: Cursor, row_class_count: int, column_class_count: int
+) -> NDArray[np.uint8]:
+    """Read the context of each pair of classes; contexts are numbered as they appear."""
+    pairs = row_class_count * column_class_count
+    contexts = np.zeros(pairs, dtype=np.uint8)
+    if pairs > 1:
+        contexts = np.frombuffer(cursor.take(pairs), dtype=np.uint8)
+        before = np.maximum.accumulate(np.concatenate([[-1], contexts[:-1].astype(np.int64)]))
+        if (contexts > before + 1).any() or int(contexts.max()) >= MAX_CONTEXTS:
+            raise cursor.refuse("the contexts of density classes are not numbered in order")
+    return contexts.reshape(row_class_count, column_class_count)
 
 
 def write_one_class() -> bytes:

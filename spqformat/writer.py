@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import zstandard
 
@@ -33,7 +34,7 @@ class EncodedTensor:
     dtype : DType
         Element type.
     encoding : Encoding
-        `RAW`, `DENSE` or `SPARSE`.
+        `RAW`, `DENSE`, `SPARSE` or `PLANES`.
     shape : tuple of int
         Dimensions.
     decoded_crc32 : int
@@ -51,10 +52,7 @@ class EncodedTensor:
     @property
     def decoded_bytes(self) -> int:
         """Bytes of the decoded tensor."""
-        count = 1
-        for dimension in self.shape:
-            count *= dimension
-        return count * self.dtype.item_bytes
+        return prod(self.shape) * self.dtype.item_bytes
 
     @property
     def stored_bytes(self) -> int:
@@ -91,7 +89,7 @@ def serialise(
     SpqError
         `bad_argument` for a name, shape or metadata that the format cannot hold.
     """
-    names = sorted([*tensors, *aliases], key=_checked_utf8)
+    names = sorted([*tensors, *aliases], key=checked_utf8)
     position = {name: index for index, name in enumerate(names)}
     directory = bytearray()
     for name in names:
@@ -130,16 +128,22 @@ def serialise(
         yield from tensor.parts
 
 
-def _write_record(name: str, tensor: EncodedTensor) -> bytes:
-    """Write the fields of one stored tensor after its name."""
-    if len(tensor.shape) > MAX_RANK:
+def check_shape(name: str, shape: Sequence[int]) -> None:
+    """Refuse, with `bad_argument`, a shape that the format cannot hold."""
+    if len(shape) > MAX_RANK:
         raise SpqError(
             Reason.BAD_ARGUMENT, f"tensor {name!r} has more than {MAX_RANK} dimensions; reshape it"
         )
-    if max(tensor.shape, default=0) > MAX_ELEMENTS:
+    if prod(dimension or 1 for dimension in shape) > MAX_ELEMENTS:
         raise SpqError(
-            Reason.BAD_ARGUMENT, f"tensor {name!r} has a dimension above {MAX_ELEMENTS}; reshape it"
+            Reason.BAD_ARGUMENT,
+            f"tensor {name!r} has dimensions whose product is above {MAX_ELEMENTS}; reshape it",
         )
+
+
+def _write_record(name: str, tensor: EncodedTensor) -> bytes:
+    """Write the fields of one stored tensor after its name."""
+    check_shape(name, tensor.shape)
     record = bytearray([tensor.encoding, tensor.dtype, len(tensor.shape)])
     for dimension in tensor.shape:
         record += varint(dimension)
@@ -155,12 +159,12 @@ def _write_metadata(metadata: Mapping[str, str]) -> bytes:
     if not metadata:
         return b""
     body = bytearray()
-    for key in sorted(metadata, key=_checked_utf8):
-        value = metadata[key].encode("utf-8", "replace")
-        if b"\0" in value or value.decode("utf-8") != metadata[key]:
+    for key in sorted(metadata, key=checked_utf8):
+        value = _utf8(metadata[key])
+        if value is None:
             raise SpqError(
                 Reason.BAD_ARGUMENT,
-                f"metadata is UTF-8 text without NUL: {metadata[key][:80]!r} of {key!r}",
+                f"metadata is UTF-8 text without NUL: {_start(metadata[key])} of {key!r}",
             )
         body += _name_bytes(key) + varint(len(value)) + value
     return bytes(body) + _u32(zlib.crc32(body))
@@ -170,8 +174,8 @@ def _write_programs(programs: Mapping[str, bytes]) -> bytes:
     if not programs:
         return b""
     records, payload = bytearray(), bytearray()
-    for kind in sorted(programs, key=_checked_utf8):
-        program = programs[kind]
+    for kind in sorted(programs, key=checked_utf8):
+        program = _checked_program(kind, programs[kind])
         packed = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(program)
         codec, stored = ProgramCodec.ZSTD, packed
         if len(packed) >= len(program):
@@ -184,19 +188,41 @@ def _write_programs(programs: Mapping[str, bytes]) -> bytes:
 
 
 def _name_bytes(name: str) -> bytes:
-    raw = _checked_utf8(name)
+    raw = checked_utf8(name)
     return varint(len(raw)) + raw
 
 
-def _checked_utf8(name: str) -> bytes:
+def checked_utf8(name: object) -> bytes:
     """Return a name as UTF-8, which also is its sorting key, or refuse it."""
-    raw = name.encode("utf-8", "replace")
-    if not 1 <= len(raw) <= MAX_NAME_BYTES or b"\0" in raw or raw.decode("utf-8") != name:
+    raw = _utf8(name)
+    if raw is None or not 1 <= len(raw) <= MAX_NAME_BYTES:
         raise SpqError(
             Reason.BAD_ARGUMENT,
-            f"a name takes 1 to {MAX_NAME_BYTES} bytes of UTF-8 without NUL: {name[:80]!r}",
+            f"a name takes 1 to {MAX_NAME_BYTES} bytes of UTF-8 without NUL: {_start(name)}",
         )
     return raw
+
+
+def _checked_program(kind: str, program: object) -> bytes:
+    if not isinstance(program, bytes | bytearray | memoryview):
+        raise SpqError(
+            Reason.BAD_ARGUMENT,
+            f"the {kind} program is a {type(program).__name__}; pass bytes",
+        )
+    return bytes(program)
+
+
+def _utf8(text: object) -> bytes | None:
+    """Return text as UTF-8, or None for what is no text that the format can hold."""
+    if not isinstance(text, str):
+        return None
+    raw = text.encode("utf-8", "replace")
+    return None if b"\0" in raw or raw.decode("utf-8") != text else raw
+
+
+def _start(value: object) -> str:
+    """Return the beginning of what was refused, for a message."""
+    return repr(value[:80]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _u32(value: int) -> bytes:

@@ -1,11 +1,15 @@
 """Fixtures that several folders of tests share."""
 
 import runpy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Tests also run from where their folder was copied to; helpers are imported as `tests.FOLDER.NAME`.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # A small trained network on disk, as a user has it.
 

@@ -27,7 +27,7 @@ class TensorInfo:
     shape : tuple of int
         Dimensions.
     encoding : str
-        ``raw``, ``dense`` or ``sparse``.
+        ``raw``, ``dense``, ``sparse`` or ``planes``.
     stored_bytes : int
         Bytes in the file, without its directory entry.
     decoded_bytes : int
@@ -68,9 +68,15 @@ class Archive:
     """
 
     def __init__(self, file: FileLike, limits: Limits) -> None:
-        self._source = open_source(file)
+        self._closed = False
         try:
-            self._container = read_container(self._source.read, self._source.total_bytes, limits)
+            self._source = open_source(file)
+        except OSError:
+            raise
+        except ValueError as error:
+            raise _is_closed() from error
+        try:
+            self._container = read_container(self._read, self._source.total_bytes, limits)
         except BaseException:
             self._source.close()
             raise
@@ -134,7 +140,7 @@ class Archive:
         ------
         SpqError
             `key_not_found`, `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`;
-            `limit_exceeded` when the memory does not suffice.
+            `limit_exceeded` when the memory does not suffice; `bad_argument` after `close`.
         """
         record = self._record(name)
         return self._decode([record], None)[record.name]
@@ -156,8 +162,9 @@ class Archive:
         Raises
         ------
         SpqError
-            `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`; `limit_exceeded` when the
-            memory does not suffice.
+            `bad_argument` for less than one thread, and after `close`; `truncated`,
+            `checksum_mismatch`, `bad_tables`, `bad_stream`; `limit_exceeded` when the memory does
+            not suffice.
         """
         return self._decode(self._container.tensors.values(), threads)
 
@@ -166,7 +173,7 @@ class Archive:
         record = self._container.programs.get(kind)
         if record is None:
             return None
-        stored = self._source.read(record.part.offset, record.part.stored_bytes)
+        stored = self._read(record.part.offset, record.part.stored_bytes)
         return decode_program(stored, record)
 
     def verify(self) -> None:
@@ -185,7 +192,8 @@ class Archive:
             self.program(kind)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what its directory says stays available."""
+        self._closed = True
         self._source.close()
 
     def __enter__(self) -> Self:
@@ -221,8 +229,23 @@ class Archive:
 
     def _read_part(self, record: TensorRecord, index: int) -> bytes:
         part = record.parts[index]
-        stored = self._source.read(part.offset, part.stored_bytes)
+        stored = self._read(part.offset, part.stored_bytes)
         return check_part(stored, part, record.name)
+
+    def _read(self, offset: int, count: int) -> bytes:
+        """Return bytes of the file, which must not have been closed, by nobody."""
+        try:
+            if not self._closed:
+                return self._source.read(offset, count)
+        except OSError:
+            raise
+        except ValueError as error:  # what Python's files and buffers say when they are closed
+            raise _is_closed() from error
+        raise _is_closed()
+
+
+def _is_closed() -> SpqError:
+    return SpqError(Reason.BAD_ARGUMENT, "the file has been closed; open it again")
 
 
 def open(file: FileLike, limits: Limits | None = None) -> Archive:

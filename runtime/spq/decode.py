@@ -1,25 +1,28 @@
 """From the stored parts of a tensor to its elements, chunk by chunk."""
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from os import cpu_count
+from threading import Condition
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spq import rans
+from spq.indices import levels_of_symbols
+from spq.planes import PlanesDecoder
+from spq.sparse import SparseDecoder
 from spqformat import Reason, SpqError
-from spqformat.cursor import Cursor
-from spqformat.ids import Encoding
+from spqformat.ids import DType, Encoding
 from spqformat.model import TensorRecord
 from spqformat.tables import (
-    ClassStream,
     DenseTables,
-    SparseTables,
     bad_stream,
     read_dense_tables,
-    read_sparse_tables,
 )
 
 ReadPart = Callable[[TensorRecord, int], bytes]
@@ -31,9 +34,11 @@ _PARALLEL_FROM_BYTES = 1 << 22
 def decode_tensors(
     records: Iterable[TensorRecord], read_part: ReadPart, threads: int | None
 ) -> dict[str, NDArray[np.generic]]:
-    """Decode tensors, their chunks in parallel; the result does not depend on `threads`.
+    """Decode tensors and their chunks in parallel.
 
-    All tables are read and validated before the first element is allocated.
+    Neither the result nor a refusal depends on `threads`. A tensor's tables are validated before
+    its elements are allocated, and kept until its last chunk is decoded: at any time those of at
+    most `threads` tensors.
 
     Parameters
     ----------
@@ -52,31 +57,27 @@ def decode_tensors(
     Raises
     ------
     SpqError
-        `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`.
+        `bad_argument` for no threads; `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`.
     """
     wanted = list(records)
-    decoders = [_DECODERS[record.encoding](record, read_part) for record in wanted]
-    elements = [_allocate(record) for record in wanted]
-
-    def jobs() -> Iterator[Callable[[], None]]:
-        for decoder, target in zip(decoders, elements, strict=True):
-            for chunk in range(decoder.chunk_count):
-                yield lambda d=decoder, t=target, c=chunk: d.decode_chunk(c, t)  # type: ignore[misc]
-
     if threads is None:
         decoded_bytes = sum(record.decoded_bytes for record in wanted)
         threads = (cpu_count() or 1) if decoded_bytes >= _PARALLEL_FROM_BYTES else 1
-    if threads == 1:
-        for job in jobs():
-            job()
+    if threads < 1:
+        raise SpqError(Reason.BAD_ARGUMENT, f"{threads} threads decode nothing; pass 1 or more")
+    crew = _Crew(wanted, read_part)
+    worker_count = min(threads, sum(len(record.parts) for record in wanted))
+    if worker_count <= 1:
+        crew.work()
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            for future in [pool.submit(job) for job in jobs()]:
-                future.result()
-    return {
-        record.name: target.view(record.dtype.numpy).reshape(record.shape)
-        for record, target in zip(wanted, elements, strict=True)
-    }
+        with ThreadPoolExecutor(worker_count) as pool:
+            workers = [pool.submit(crew.work) for _ in range(worker_count)]
+            try:
+                for worker in workers:
+                    worker.result()
+            finally:
+                crew.stop()
+    return crew.result()
 
 
 def check_decoded(record: TensorRecord, array: NDArray[np.generic]) -> None:
@@ -87,6 +88,117 @@ def check_decoded(record: TensorRecord, array: NDArray[np.generic]) -> None:
             "decoded elements do not match their checksum; a faulty encoder wrote the file",
             section=record.name,
         )
+
+
+class _Decoder(Protocol):
+    """What decodes the chunks of one tensor; holds its tables."""
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks, at least one."""
+
+    def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
+        """Put the elements of a chunk into their places in those of the tensor."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A chunk to decode; the jobs of a tensor keep its decoder alive and nothing else does."""
+
+    tensor: int
+    chunk: int
+    decoder: _Decoder
+    elements: NDArray[np.generic]
+
+
+class _Crew:
+    """Shares out tensors and their chunks, in order, among the threads that call `work`.
+
+    A thread opens another tensor only when no chunk of an open one is left to take, so that there
+    are never more open tensors than threads.
+    """
+
+    def __init__(self, records: Sequence[TensorRecord], read_part: ReadPart) -> None:
+        self._records = records
+        self._read_part = read_part
+        self._elements: list[NDArray[np.generic] | None] = [None] * len(records)
+        self._changed = Condition()
+        self._jobs: deque[_Job] = deque()
+        self._opened = 0  # records that some thread has taken
+        self._opening = 0  # of these, the ones whose chunks are not known yet
+        # Of all refusals the one that a single thread would meet; later places need no work.
+        self._end = (len(records), 0)
+        self._refusal: BaseException | None = None
+
+    def work(self) -> None:
+        """Decode until nothing is left to do."""
+        while self._step():
+            pass
+
+    def stop(self) -> None:
+        """Let all threads return soon."""
+        with self._changed:
+            self._end = min(self._end, (0, 0))
+            self._changed.notify_all()
+
+    def result(self) -> dict[str, NDArray[np.generic]]:
+        """Return the tensors, or raise the refusal of the first that has one."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            try:
+                raise refusal
+            finally:
+                # Its traceback leads here; a circle would keep the elements in memory.
+                del refusal
+        return {
+            record.name: elements.view(record.dtype.numpy).reshape(record.shape)
+            for record, elements in zip(self._records, self._elements, strict=True)
+            if elements is not None
+        }
+
+    def _step(self) -> bool:
+        """Decode one chunk, or open a tensor and decode its first; False when all is done."""
+        with self._changed:
+            while not self._jobs and self._opened >= self._end[0] and self._opening:
+                self._changed.wait()
+            job = self._jobs.popleft() if self._jobs else None
+            tensor = self._opened
+            if job is None:
+                if tensor >= self._end[0]:
+                    return False
+                self._opened += 1
+                self._opening += 1
+        if job is None:
+            job = self._open(tensor)
+        if job is not None and (job.tensor, job.chunk) < self._end:
+            try:
+                job.decoder.decode_chunk(job.chunk, job.elements)
+            except BaseException as error:
+                self._refuse((job.tensor, job.chunk), error)
+        return True
+
+    def _open(self, tensor: int) -> _Job | None:
+        """Validate the tables of a tensor, hand out its other chunks and return the first."""
+        record = self._records[tensor]
+        jobs: list[_Job] = []
+        try:
+            decoder = _DECODERS[record.encoding](record, self._read_part)
+            elements = self._elements[tensor] = _allocate(record)
+            jobs = [_Job(tensor, c, decoder, elements) for c in range(decoder.chunk_count)]
+        except BaseException as error:
+            self._refuse((tensor, -1), error)
+        with self._changed:
+            self._jobs.extend(jobs[1:])
+            self._opening -= 1
+            self._changed.notify_all()
+        return jobs[0] if jobs else None
+
+    def _refuse(self, place: tuple[int, int], error: BaseException) -> None:
+        """Note a refusal unless there is an earlier one."""
+        with self._changed:
+            if place < self._end:
+                self._end, self._refusal = place, error
+            self._changed.notify_all()
 
 
 def _allocate(record: TensorRecord) -> NDArray[np.generic]:
@@ -108,6 +220,8 @@ class _RawDecoder:
         stored = self._read_part(self._record, chunk)
         width = self._record.dtype.item_bytes
         elements[:] = np.frombuffer(stored, dtype=f"<u{width}")
+        if self._record.dtype is DType.BOOL and elements.view(np.uint8).max(initial=0) > 1:
+            raise bad_stream(self._record, chunk, "a boolean is neither 0 nor 1")
 
 
 class _DenseDecoder:
@@ -119,7 +233,9 @@ class _DenseDecoder:
         self._tables: DenseTables = read_dense_tables(read_part(record, 0), record)
         self._rans = rans.build_tables(self._tables.frequencies[None, :], self._tables.freq_log2)
         self._per_symbol = 8 // self._tables.index_bits
-        self._symbol_levels = _levels_of_symbols(self._tables)
+        self._symbol_levels = levels_of_symbols(
+            self._tables.codebook.levels, self._tables.index_bits
+        )
         self.chunk_count = len(record.parts) - 1
 
     def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
@@ -142,111 +258,9 @@ class _DenseDecoder:
             target[-used:] = self._symbol_levels[symbols[-1], :used]
 
 
-def _levels_of_symbols(tables: DenseTables) -> NDArray[np.generic]:
-    """Return the levels that each symbol stands for, shape (symbols, 8 // index_bits)."""
-    levels = tables.codebook.levels
-    if tables.index_bits == 8:
-        return levels[:, None]
-    symbols = np.arange(256, dtype=np.int64)[:, None]
-    shifts = np.arange(0, 8, tables.index_bits, dtype=np.int64)
-    indices = (symbols >> shifts) & ((1 << tables.index_bits) - 1)
-    # Symbols beyond the codebook have no frequency; any level fills their place.
-    expanded: NDArray[np.generic] = levels[np.minimum(indices, levels.size - 1)]
-    return expanded
-
-
-class _SparseDecoder:
-    """A mask of non-zero elements under density classes, and their level indices."""
-
-    def __init__(self, record: TensorRecord, read_part: ReadPart) -> None:
-        self._record = record
-        self._read_part = read_part
-        self._tables: SparseTables = read_sparse_tables(read_part(record, 0), record)
-        tables = self._tables
-        row_count = -(-record.element_count // tables.row_length)
-        self._row_classes = _decode_classes(record, tables.row_stream, row_count)
-        column_classes = _decode_classes(record, tables.column_stream, tables.row_length)
-        self._column_order = column_order(column_classes)
-        self._byte_classes = byte_classes(column_classes)
-        self._row_bytes = self._byte_classes.size
-        self._mask_rans = rans.build_tables(tables.mask_frequencies, tables.mask_freq_log2)
-        self._value_rans = rans.build_tables(
-            tables.value_frequencies[None, :], tables.value_freq_log2
-        )
-        self.chunk_count = len(record.parts) - 1
-
-    def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
-        """Decode mask and indices of one chunk and scatter its levels into zeros."""
-        from spq._kernels import scatter_levels
-
-        tables, part_index = self._tables, 1 + chunk
-        first_row = chunk * tables.rows_per_chunk
-        row_classes = self._row_classes[first_row : first_row + tables.rows_per_chunk]
-        stored = self._read_part(self._record, part_index)
-        offset = self._record.parts[part_index].offset
-        cursor = Cursor(stored, self._record.name, offset, Reason.BAD_STREAM)
-        mask_stream = cursor.take(cursor.varint(cursor.remaining_bytes))
-        value_stream = cursor.take(cursor.remaining_bytes)
-        status, mask = rans.decode(
-            mask_stream,
-            self._mask_rans,
-            mask_contexts(row_classes, self._byte_classes, tables.column_class_count),
-            row_classes.size * self._row_bytes,
-        )
-        if not status:
-            ones = int(np.bitwise_count(mask).sum(dtype=np.int64))
-            status, indices = rans.decode(value_stream, self._value_rans, None, ones)
-        if not status:
-            first = first_row * tables.row_length
-            status = scatter_levels(
-                mask,
-                tables.row_length,
-                self._column_order,
-                indices,
-                tables.codebook.levels,
-                elements[first : first + row_classes.size * tables.row_length],
-            )
-        if status:
-            raise bad_stream(self._record, part_index, rans.DECODE_FAULTS[status])
-
-
-def column_order(column_classes: NDArray[np.uint8]) -> NDArray[np.uint32] | None:
-    """Return columns in ascending order of class, ties in place, or None for the identity."""
-    if (column_classes[1:] >= column_classes[:-1]).all():
-        return None
-    return np.argsort(column_classes, kind="stable").astype(np.uint32)
-
-
-def byte_classes(column_classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the class of the first column of each mask byte of a row."""
-    return np.sort(column_classes, kind="stable")[::8].copy()
-
-
-def mask_contexts(
-    row_classes: NDArray[np.uint8], byte_classes: NDArray[np.uint8], column_class_count: int
-) -> NDArray[np.uint8] | None:
-    """Return the context of each mask byte, row by row; None when there is only context 0."""
-    if not row_classes.any() and not byte_classes.any():
-        return None
-    scaled = row_classes * np.uint8(column_class_count)
-    return (scaled[:, None] + byte_classes[None, :]).ravel()
-
-
-def _decode_classes(
-    record: TensorRecord, coded: ClassStream | None, count: int
-) -> NDArray[np.uint8]:
-    """Return the density class of each row or of each column."""
-    if coded is None:
-        return np.zeros(count, dtype=np.uint8)
-    coder = rans.build_tables(coded.frequencies[None, :], coded.freq_log2)
-    status, classes = rans.decode(coded.stream, coder, None, count)
-    if status:
-        raise bad_stream(record, 0, rans.DECODE_FAULTS[status])
-    return classes
-
-
-_DECODERS: Mapping[Encoding, type[_RawDecoder] | type[_DenseDecoder] | type[_SparseDecoder]] = {
+_DECODERS: Mapping[Encoding, Callable[[TensorRecord, ReadPart], _Decoder]] = {
     Encoding.RAW: _RawDecoder,
     Encoding.DENSE: _DenseDecoder,
-    Encoding.SPARSE: _SparseDecoder,
+    Encoding.SPARSE: SparseDecoder,
+    Encoding.PLANES: PlanesDecoder,
 }

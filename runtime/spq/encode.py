@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq import rans
-from spq.classes import DensityClasses, find_density_classes
-from spq.decode import byte_classes, column_order, mask_contexts
-from spq.frequencies import CodedTable, cheapest_table, mask_table
+from spq.frequencies import CodedTable
+from spq.indices import index_table, pack_indices
+from spq.planes import encode_planes
+from spq.sparse import encode_sparse, views
 from spqformat.cursor import varint
 from spqformat.ids import DType, Encoding
 from spqformat.tables import (
@@ -17,17 +18,12 @@ from spqformat.tables import (
     dense_alphabet,
     smallest_codebook,
     uniform_codebook,
-    write_classes,
     write_dense_head,
-    write_one_class,
-    write_sparse_shape,
 )
 from spqformat.writer import EncodedTensor
 
 _CHUNK_ELEMENTS = 1 << 19
-_FLAT_ROW_LENGTH = 4096
 _SMALL_ELEMENTS = 1 << 16
-_MASK_FREQ_LOG2 = (12, 14)
 _MAX_UNIFORM_LEVELS = 256
 
 
@@ -54,7 +50,8 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
     Returns
     -------
     EncodedTensor
-        Raw when there are more than 256 distinct values or nothing is gained.
+        In planes of bytes or raw when there are more than 256 distinct values or indices gain
+        nothing.
     """
     little = np.ascontiguousarray(elements).astype(dtype.numpy, copy=False)
     bits = little.reshape(-1).view(f"u{dtype.item_bytes}")
@@ -63,10 +60,23 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
         bits = (bits != 0).view(np.uint8)
     crc = zlib.crc32(bits.data)
     raw = EncodedTensor(dtype, Encoding.RAW, elements.shape, crc, [bits.tobytes()])
-    indexed = _index(bits, dtype, elements.shape)
+    best = min(
+        [raw, *_encode_indexed(bits, dtype, elements.shape, crc)], key=_directory_and_stored_bytes
+    )
+    if best is not raw or bits.size == 0:
+        return best
+    planes = encode_planes(bits, dtype, elements.shape, crc)
+    return raw if planes is None else min([raw, planes], key=_directory_and_stored_bytes)
+
+
+def _encode_indexed(
+    bits: NDArray[np.generic], dtype: DType, shape: tuple[int, ...], crc: int
+) -> list[EncodedTensor]:
+    """Encode a tensor as indices into its distinct values; nothing when these are too many."""
+    indexed = _index(bits, dtype, shape)
     if indexed is None:
-        return raw
-    options = [raw]
+        return []
+    options = []
     zero = np.flatnonzero(indexed.levels == 0)
     zero_share = 0.0
     if zero.size and indexed.levels.size > 1:
@@ -76,12 +86,13 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
         options.append(_encode_sparse(indexed, int(zero[0]), crc))
     if zero_share <= 0.5 or small:
         options.extend(_encode_dense(indexed, crc))
-    return min(options, key=lambda option: _directory_and_stored_bytes(option))
+    return options
 
 
 def _directory_and_stored_bytes(tensor: EncodedTensor) -> int:
     """Count what a tensor adds to the file: its parts and their entries in the directory."""
-    return sum(len(part) + len(varint(len(part))) + 4 for part in tensor.parts)
+    part_count_bytes = 0 if tensor.encoding is Encoding.RAW else len(varint(len(tensor.parts)))
+    return part_count_bytes + sum(len(part) + len(varint(len(part))) + 4 for part in tensor.parts)
 
 
 def _index(bits: NDArray[np.generic], dtype: DType, shape: tuple[int, ...]) -> _Indexed | None:
@@ -119,12 +130,10 @@ def _dense(indexed: _Indexed, codebook: Codebook, crc: int) -> EncodedTensor:
     chunk_elements = _CHUNK_ELEMENTS
     best: tuple[float, int, int, CodedTable, NDArray[np.uint8]] | None = None
     for index_bits in (*wide, 8):
-        symbols = _pack_indices(indexed.indices, index_bits)
+        symbols = pack_indices(indexed.indices, index_bits)
         alphabet = dense_alphabet(index_bits, codebook.level_count)
         counts = np.bincount(symbols, minlength=alphabet)
-        # Flat tables also promise the symbols that stand for no level.
-        complete = codebook.level_count in (alphabet, 1 << index_bits)
-        freq_log2, table = cheapest_table(counts, complete)
+        freq_log2, table = index_table(counts, index_bits, codebook.level_count)
         if best is None or table.bits < best[0]:
             best = (table.bits, index_bits, freq_log2, table, symbols)
     assert best is not None
@@ -138,19 +147,6 @@ def _dense(indexed: _Indexed, codebook: Codebook, crc: int) -> EncodedTensor:
         for first in range(0, symbols.size, symbols_per_chunk)
     ]
     return EncodedTensor(indexed.dtype, Encoding.DENSE, indexed.shape, crc, parts)
-
-
-def _pack_indices(indices: NDArray[np.uint8], index_bits: int) -> NDArray[np.uint8]:
-    """Pack indices into symbols of eight bits, first index lowest, zeros behind the last."""
-    per_symbol = 8 // index_bits
-    if per_symbol == 1:
-        return indices
-    padded = np.zeros(-(-indices.size // per_symbol) * per_symbol, dtype=np.uint8)
-    padded[: indices.size] = indices
-    symbols = np.zeros(padded.size // per_symbol, dtype=np.uint8)
-    for place in range(per_symbol):
-        symbols |= padded[place::per_symbol] << np.uint8(place * index_bits)
-    return symbols
 
 
 def _as_uniform(indexed: _Indexed) -> tuple[_Indexed, Codebook] | None:
@@ -187,101 +183,16 @@ def _as_uniform(indexed: _Indexed) -> tuple[_Indexed, Codebook] | None:
 
 
 def _encode_sparse(indexed: _Indexed, zero_index: int, crc: int) -> EncodedTensor:
-    """Encode a mask of the non-zero elements under density classes, and their level indices."""
-    mask = indexed.indices != zero_index
-    levels = np.delete(indexed.levels, zero_index)
-    codebook = smallest_codebook(levels, indexed.dtype)
-    options = []
-    if len(indexed.shape) > 1 and indexed.indices.size // indexed.shape[0] >= 8:
-        row_length = indexed.indices.size // indexed.shape[0]
-        classes = find_density_classes(mask.reshape(-1, row_length))
-        options.append(_sparse(indexed, zero_index, mask, classes, codebook, crc))
-    if not options or classes.row_class_count * classes.column_class_count == 1:
-        row_length = min(_FLAT_ROW_LENGTH, mask.size)
-        flat = DensityClasses(
-            np.zeros(-(-mask.size // row_length), dtype=np.uint8),
-            np.zeros(row_length, dtype=np.uint8),
-            1,
-            1,
+    """Encode a mask of the non-zero elements and their level indices, in the best view."""
+    codebook = smallest_codebook(np.delete(indexed.levels, zero_index), indexed.dtype)
+    options = [
+        EncodedTensor(
+            indexed.dtype,
+            Encoding.SPARSE,
+            indexed.shape,
+            crc,
+            encode_sparse(indexed.indices, zero_index, codebook, view),
         )
-        options.append(_sparse(indexed, zero_index, mask, flat, codebook, crc))
+        for view in views(indexed.shape, indexed.indices.size)
+    ]
     return min(options, key=_directory_and_stored_bytes)
-
-
-def _sparse(
-    indexed: _Indexed,
-    zero_index: int,
-    mask: NDArray[np.bool_],
-    classes: DensityClasses,
-    codebook: Codebook,
-    crc: int,
-) -> EncodedTensor:
-    """Encode under given density classes."""
-    row_length, row_count = classes.columns.size, classes.rows.size
-    order = column_order(classes.columns)
-    first_classes = byte_classes(classes.columns)
-    flat = np.zeros(row_count * row_length, dtype=np.uint8)
-    # One more than the level index, so that zero still marks the zeros.
-    shifted = indexed.indices + (indexed.indices < zero_index)
-    flat[: mask.size] = np.where(mask, shifted, 0)
-    grid = flat.reshape(row_count, row_length)
-    if order is not None:
-        grid = np.ascontiguousarray(grid[:, order])
-    mask_bytes = np.packbits(grid != 0, axis=1, bitorder="little")
-    contexts = mask_contexts(classes.rows, first_classes, classes.column_class_count)
-    context_count = classes.row_class_count * classes.column_class_count
-    keys = mask_bytes.ravel().astype(np.int64)
-    if contexts is not None:
-        keys += contexts.astype(np.int64) << 8
-    counts = np.bincount(keys, minlength=256 * context_count).reshape(context_count, 256)
-    mask_freq_log2, mask_tables = min(
-        (
-            (freq_log2, [mask_table(row, freq_log2) for row in counts])
-            for freq_log2 in _MASK_FREQ_LOG2
-        ),
-        key=lambda option: sum(table.bits for table in option[1]),
-    )
-    mask_coder = rans.build_tables(
-        np.stack([table.frequencies for table in mask_tables]), mask_freq_log2
-    )
-    values = grid[grid != 0] - np.uint8(1)
-    value_freq_log2, value_table = cheapest_table(
-        np.bincount(values, minlength=codebook.level_count)
-    )
-    value_coder = rans.build_tables(value_table.frequencies[None, :], value_freq_log2)
-
-    rows_per_chunk = max(1, _CHUNK_ELEMENTS // row_length)
-    tables = (
-        write_sparse_shape(codebook, row_length, rows_per_chunk)
-        + _write_classes(classes.rows)
-        + _write_classes(classes.columns)
-        + bytes([mask_freq_log2])
-        + b"".join(table.written for table in mask_tables)
-        + bytes([value_freq_log2])
-        + value_table.written
-    )
-    parts = [tables]
-    ones = np.bitwise_count(mask_bytes).sum(axis=1, dtype=np.int64)
-    value_starts = np.concatenate([[0], np.cumsum(ones)])
-    row_bytes = mask_bytes.shape[1]
-    for first in range(0, row_count, rows_per_chunk):
-        last = min(first + rows_per_chunk, row_count)
-        chunk_contexts = contexts
-        if contexts is not None:
-            chunk_contexts = contexts[first * row_bytes : last * row_bytes]
-        mask_stream = rans.encode(mask_bytes[first:last].ravel(), mask_coder, chunk_contexts)
-        chunk_values = values[value_starts[first] : value_starts[last]]
-        parts.append(
-            varint(len(mask_stream)) + mask_stream + rans.encode(chunk_values, value_coder, None)
-        )
-    return EncodedTensor(indexed.dtype, Encoding.SPARSE, indexed.shape, crc, parts)
-
-
-def _write_classes(classes: NDArray[np.uint8]) -> bytes:
-    """Code and write the density class of each row or of each column."""
-    if not classes.any():
-        return write_one_class()
-    counts = np.bincount(classes)
-    freq_log2, table = cheapest_table(counts)
-    coder = rans.build_tables(table.frequencies[None, :], freq_log2)
-    return write_classes(counts.size, freq_log2, table.written, rans.encode(classes, coder, None))

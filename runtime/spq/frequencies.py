@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from spqformat.tables import (
     Frequencies,
-    bernoulli_frequencies,
     flat_frequencies,
+    markov_frequencies,
     write_bernoulli,
     write_explicit,
     write_flat,
+    write_markov,
 )
 
 _EXPLICIT_LOG2 = (8, 10, 12, 14)
@@ -40,8 +41,8 @@ class CodedTable:
 def normalise(counts: NDArray[np.int64], freq_log2: int) -> Frequencies:
     """Return frequencies near `counts` with sum ``2**freq_log2``, each counted symbol at least 1.
 
-    What rounding leaves is given to, or taken from, the symbol whose code length changes the best,
-    one unit at a time.
+    What rounding leaves is given to, or taken from, the symbols whose code length changes the best,
+    one unit each, half of it at a time.
 
     Parameters
     ----------
@@ -52,14 +53,16 @@ def normalise(counts: NDArray[np.int64], freq_log2: int) -> Frequencies:
     """
     total = 1 << freq_log2
     used = counts > 0
-    frequencies = np.where(used, np.maximum(counts * total // counts.sum(), 1), 0)
+    # Rounded shares leave little to give or take.
+    shares = (2 * total * counts + counts.sum()) // (2 * counts.sum())
+    frequencies = np.where(used, np.maximum(shares, 1), 0)
     weights = counts.astype(np.float64)
     while (left := total - int(frequencies.sum())) != 0:
         step = 1 if left > 0 else -1
-        movable = used & (frequencies + step >= 1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            gain = weights * np.log2((frequencies + step) / frequencies)
-        frequencies[int(np.argmax(np.where(movable, gain, -np.inf)))] += step
+        movable = np.flatnonzero(used & (frequencies + step >= 1))
+        gain = weights[movable] * np.log2((frequencies[movable] + step) / frequencies[movable])
+        best = np.argsort(-gain, kind="stable")[: max(1, abs(left) // 2)]
+        frequencies[movable[best]] += step
     return frequencies.astype(np.uint32)
 
 
@@ -98,29 +101,48 @@ def cheapest_table(counts: NDArray[np.int64], complete: bool = True) -> tuple[in
 
 
 def mask_table(counts: NDArray[np.int64], freq_log2: int) -> CodedTable:
-    """Return the cheaper of a Bernoulli and an explicit table for mask bytes.
+    """Return the cheapest of a Bernoulli, a Markov and an explicit table for mask symbols.
 
     Parameters
     ----------
-    counts : ndarray of int64, shape (256,)
-        Occurrences of mask bytes in one context.
+    counts : ndarray of int64, shape (1 << symbol_bits,)
+        Occurrences of mask symbols in one context.
     freq_log2 : int
         Logarithm of the total.
     """
-    ones_of_byte = np.bitwise_count(np.arange(256, dtype=np.uint8)).astype(np.int64)
-    symbol_count = int(counts.sum())
-    ones = int((counts * ones_of_byte).sum())
-    explicit = explicit_table(counts, freq_log2)
-    density = 0
-    max_ones = 0
-    if ones:
-        density = min(max(round(ones * 65536 / (8 * symbol_count)), 1), 65535)
-        max_ones = int(ones_of_byte[counts > 0].max())
-    frequencies = bernoulli_frequencies(density, max_ones, freq_log2)
-    if frequencies is None:
-        return explicit
-    bernoulli = _coded(counts, frequencies, freq_log2, lambda _: write_bernoulli(density, max_ones))
-    return bernoulli if bernoulli.bits <= explicit.bits else explicit
+    symbol_bits = counts.size.bit_length() - 1
+    symbols = np.arange(counts.size)
+    bits = (symbols[:, None] >> np.arange(symbol_bits)) & 1
+    options = (
+        [] if np.count_nonzero(counts) > 1 << freq_log2 else [explicit_table(counts, freq_log2)]
+    )
+    ones = int((counts[:, None] * bits).sum())
+    max_ones = int(bits.sum(axis=1)[counts > 0].max(initial=0))
+    density = _density(ones, int(counts.sum()) * symbol_bits) if ones else 0
+    bernoulli = markov_frequencies(density, density, density, max_ones, symbol_bits, freq_log2)
+    if bernoulli is not None:
+        written = write_bernoulli(density, max_ones)
+        options.append(_coded(counts, bernoulli, freq_log2, lambda _: written))
+    if ones and symbol_bits > 1:
+        before, after = bits[:, :-1], bits[:, 1:]
+        weights = counts[:, None]
+        densities = (
+            _density(int((counts * bits[:, 0]).sum()), int(counts.sum())),
+            _density(
+                int((weights * after * (1 - before)).sum()), int((weights * (1 - before)).sum())
+            ),
+            _density(int((weights * after * before).sum()), int((weights * before).sum())),
+        )
+        markov = markov_frequencies(*densities, max_ones, symbol_bits, freq_log2)
+        if markov is not None:
+            chain = write_markov(*densities, max_ones)
+            options.append(_coded(counts, markov, freq_log2, lambda _: chain))
+    return min(options, key=lambda option: option.bits)
+
+
+def _density(ones: int, places: int) -> int:
+    """Return the share of ones in units of ``2**-16``, neither nothing nor everything."""
+    return min(max(round(ones * 65536 / max(places, 1)), 1), 65535)
 
 
 def _coded(

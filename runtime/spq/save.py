@@ -12,7 +12,7 @@ from spq.encode import encode_tensor
 from spqformat import Reason, SpqError
 from spqformat.atomic import write_atomically
 from spqformat.ids import DType
-from spqformat.writer import EncodedTensor, serialise
+from spqformat.writer import EncodedTensor, check_shape, checked_utf8, serialise
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +45,9 @@ def save(
     """Write tensors exactly: what `load_state_dict` and `open` give back is what went in.
 
     A tensor with at most 256 distinct values, pruned or quantised by whatever tool, is stored as
-    a codebook and entropy-coded indices; zeros cost a fraction of a bit. Two names that share
-    their memory are stored once and come back tied.
+    a codebook and entropy-coded indices; zeros cost a fraction of a bit. Of other tensors, bytes
+    that are predictable, such as the exponents of trained weights, are entropy-coded. Two names
+    that share their memory are stored once and come back tied.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ def save(
     owners: dict[Hashable, str] = {}
     # A mapping may make its tensors on request; two of them would have the same memory one after
     # the other, and seem tied, if they were not kept.
-    kept = {name: tensors[name] for name in sorted(tensors)}
+    kept = {name: tensors[name] for name in sorted(tensors, key=checked_utf8)}
     for name, tensor in kept.items():
         array, dtype, identity = _as_array(name, tensor)
         owner = owners.setdefault(identity, name) if array.size else name
@@ -112,6 +113,7 @@ def _as_array(name: str, tensor: object) -> tuple[NDArray[Any], DType, Hashable]
         dtype = _TORCH_DTYPES.get(str(tensor.dtype))
         if dtype is None or tensor.layout is not torch.strided or tensor.is_meta:
             raise _unsupported(name, f"{tensor.layout} {tensor.dtype}")
+        check_shape(name, tensor.shape)  # NumPy refuses some in its own way
         layout = (tuple(tensor.shape), tensor.stride(), dtype, tensor.is_neg())
         owner = (tensor.device, tensor.data_ptr(), layout)
         # resolve_neg and resolve_conj do nothing for ordinary tensors and make lazy ones real.

@@ -27,7 +27,11 @@ class MemorySource:
     """A file that already is in memory."""
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
-        self._data = memoryview(data).cast("B")
+        view = memoryview(data)
+        try:
+            self._data = view.cast("B")
+        except (TypeError, ValueError):  # strides, or elements that only a copy makes bytes of
+            self._data = memoryview(view.tobytes())
         self.total_bytes = self._data.nbytes
 
     def read(self, offset: int, count: int) -> bytes:
@@ -96,6 +100,6 @@ def open_source(file: FileLike) -> Source:
         return PathSource(file)
     if isinstance(file, bytes | bytearray | memoryview):
         return MemorySource(file)
-    if hasattr(file, "read") and hasattr(file, "seek"):
+    if hasattr(file, "read") and hasattr(file, "seek") and not hasattr(file, "encoding"):
         return StreamSource(file)
     raise TypeError(f"expected a path, bytes or a binary file, not {type(file).__name__}")

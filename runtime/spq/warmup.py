@@ -24,6 +24,7 @@ def warmup() -> Path:
         `unsafe_cache` when others may write to the folder.
     """
     from spq._jit import cache_folder
+    from spq._kernels import join_planes
     from spq.archive import Archive
     from spq.save import save
 
@@ -32,15 +33,24 @@ def warmup() -> Path:
     dense_rows = np.arange(64 * 256).reshape(64, 256) % 5
     dense_rows[32:, 128:] = 0
     dense_rows[:, 0::3] = 0
+    # Kernels of nine places, whose symbols take two bytes, with one context and with several.
+    kernels = (np.arange(40 * 40 * 9).reshape(40, 40, 3, 3) % 13 == 0) * 3
+    uneven_kernels = kernels.copy()
+    uneven_kernels[20:, 10:] = 0
     tensors = {
         f"{kind}{width}": values.astype(f"u{width}")
         for width in (1, 2, 4, 8)
         for kind, values in (
             ("sparse", dense_rows),
             ("flat", dense_rows.ravel() * (np.arange(64 * 256) % 7 == 0)),
+            ("kernels", kernels),
+            ("uneven kernels", uneven_kernels),
             ("dense", dense_rows + 1),
         )
     }
+    # Elements of one byte rarely are in planes.
+    for width in (1, 2, 4, 8):
+        join_planes(np.zeros((width, 8), dtype=np.uint8), False, np.zeros(8, dtype=f"u{width}"))
     stream = io.BytesIO()
     save(tensors, stream)
     with Archive(stream.getvalue(), Limits()) as archive:

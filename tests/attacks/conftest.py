@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import spq
+from spqformat.tables import read_sparse_tables
 
 
 def file_of(tensors: dict[str, Any], **options: Any) -> bytes:
@@ -24,15 +25,27 @@ def victims() -> dict[str, bytes]:
     sparse = (random.integers(1, 4, shape) * uneven).astype("f4") * np.float32(0.37)
     dense = random.integers(0, 5, 400).astype("i2") * 7
     bias = random.normal(size=3)
+    # Whole kernels, so that symbols take two bytes, in runs of a level, so that indices are paired.
+    kept = (np.arange(9) < 6) & (random.random((400, 1)) < 0.3)
+    kernels = np.where(kept, np.where(np.arange(400) % 80 < 40, 1.5, 2.5)[:, None], 0.0)
     files = {
         "dense": file_of({"dense": dense, "bias": bias, "tied": bias}, metadata={"a": "b"}),
         "sparse": file_of({"sparse": sparse, "empty": np.zeros((0, 2), dtype="u1")}),
+        "kernels": file_of({"kernels": kernels.astype("f4").reshape(20, 20, 3, 3)}),
+        "planes": file_of(
+            {"planes": 20_000 - 7 * np.arange(60), "halves": random.normal(size=200).astype("f2")}
+        ),
         "programs": file_of(
             {"w": np.zeros(300, dtype="?")}, programs={"onnx": b"xyz" * 40, "torch": b"{}"}
         ),
     }
     assert all(len(data) <= 1024 for data in files.values())
-    for name, encoding in (("dense", "dense"), ("sparse", "sparse")):
+    encodings = {"dense": "dense", "sparse": "sparse", "kernels": "sparse", "planes": "planes"}
+    for name, encoding in encodings.items():
         with spq.open(files[name]) as archive:
             assert archive.info(name).encoding == encoding
+    with spq.open(files["kernels"]) as archive:
+        record = archive._container.tensors["kernels"]
+        tables = read_sparse_tables(archive._read_part(record, 0), record)
+    assert (tables.symbol_bits, tables.index_bits) == (9, 4)
     return files

@@ -8,7 +8,7 @@ import pytest
 import spq
 from spqformat import Reason, SpqError
 
-VICTIMS = ["dense", "sparse", "programs"]
+VICTIMS = ["dense", "sparse", "kernels", "planes", "programs"]
 
 
 def refusal(data: bytes) -> Reason:

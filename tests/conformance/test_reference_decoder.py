@@ -18,21 +18,32 @@ import spq
 from spq import rans
 from spq.encode import encode_tensor
 from spq.frequencies import normalise
+from spq.planes import split_planes
 from spqformat.cursor import varint
 from spqformat.ids import CodebookKind, DType, Encoding, TableKind
+from spqformat.plane_tables import (
+    read_planes_tables,
+    sign_last,
+    write_coded_plane,
+    write_planes_tables,
+    write_stored_plane,
+)
 from spqformat.reader import read_container
 from spqformat.tables import (
     Codebook,
-    bernoulli_frequencies,
+    dense_alphabet,
     flat_frequencies,
+    markov_frequencies,
     read_dense_tables,
     read_sparse_tables,
     uniform_codebook,
     write_bernoulli,
     write_classes,
+    write_contexts,
     write_dense_head,
     write_explicit,
     write_flat,
+    write_markov,
     write_one_class,
     write_sparse_shape,
 )
@@ -97,6 +108,21 @@ def clustered(random: np.random.Generator) -> Array:
     return np.where(random.random((60, 83)) < density, values, np.float32(0))
 
 
+KERNELS = ((12, 8, 3, 3), (10, 6, 5, 5), (6, 5, 7, 7), (20, 20, 2, 2), (40, 30, 1, 1), (30, 20, 3))
+
+
+def kernels(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Draw a convolution's weight in which places of a kernel are alike, and so are values."""
+    size = int(np.prod(shape[2:]))
+    kept = random.random((shape[0] * shape[1], size)) < 0.3
+    for place in range(1, size):
+        same = random.random(kept.shape[0]) < 0.7
+        kept[same, place] = kept[same, place - 1]
+    kept &= random.random((kept.shape[0], 1)) < 0.5
+    values = np.repeat(random.choice(np.array([-0.3, 0.1, 0.7], dtype="f4"), kept.shape[0]), size)
+    return np.where(kept.reshape(-1), values, np.float32(0)).reshape(shape)
+
+
 def awkward_floats() -> Array:
     """Return NaNs with payloads, infinities, both zeros and subnormals."""
     bits = [
@@ -136,6 +162,7 @@ def good_files() -> dict[str, bytes]:
         "ties": saved({"b": shared, "a": shared, "c": shared, "d": shared.copy(), "e": shared[0]}),
         "awkward": saved({"floats": awkward_floats(), "halves": awkward_floats().view("f2")}),
         "clustered": saved({"w": clustered(random), "b": clustered(random)[:, 0].copy()}),
+        "kernels": saved({str(shape): kernels(random, shape) for shape in KERNELS}),
     }
     short: dict[str, Array] = {
         "uniform": (random.integers(-7, 9, 3000) * np.float32(0.0625)).astype("f4"),
@@ -166,6 +193,15 @@ def good_files() -> dict[str, bytes]:
     signs = random.choice(np.array([-0.5, 0.5], dtype="f4"), 600_000)
     thinned = np.where(random.random(600_000) < 0.03, signs, np.float32(0))
     files["chunks"] = saved({"binary": signs, "sparse": thinned})
+    weights = random.normal(0, 0.05, 530_000)
+    files["planes"] = saved(
+        {
+            "halves": weights.astype("f2"),
+            "singles": weights[:3000].astype("f4"),
+            "doubles": weights[:3000],
+            "integers": random.integers(0, 5000, 3000),
+        }
+    )
     return files
 
 
@@ -180,18 +216,27 @@ def written_table(
     kinds = [TableKind.EXPLICIT]
     if alphabet & (alphabet - 1) == 0 and alphabet <= 1 << freq_log2:
         kinds.append(TableKind.FLAT)
-    ones = np.bitwise_count(np.flatnonzero(counts).astype(np.uint8))
-    density = int(random.integers(1, 65536))
-    max_ones = int(random.integers(max(1, int(ones.max(initial=0))), 9))
-    bernoulli = bernoulli_frequencies(density, max_ones, freq_log2)
-    if alphabet == 256 and bernoulli is not None:
-        kinds.append(TableKind.BERNOULLI)
+    if masks := alphabet in [1 << bits for bits in range(1, 10)]:
+        ones = np.bitwise_count(np.flatnonzero(counts))
+        least = max(1, int(ones.max(initial=0)))
+        max_ones = int(random.integers(least, alphabet.bit_length()))
+        first, after_zero, after_one = (int(random.integers(1, 65536)) for _ in range(3))
+        rest = (max_ones, alphabet.bit_length() - 1, freq_log2)
+        chain = markov_frequencies(first, after_zero, after_one, *rest)
+        independent = markov_frequencies(first, first, first, *rest)
+        if chain is not None:
+            kinds.append(TableKind.MARKOV)
+        if independent is not None:
+            kinds.append(TableKind.BERNOULLI)
     kind = kinds[random.integers(len(kinds))]
     if kind is TableKind.FLAT:
         return flat_frequencies(alphabet, freq_log2), write_flat()
-    if kind is TableKind.BERNOULLI:
-        assert bernoulli is not None
-        return bernoulli, write_bernoulli(density, max_ones)
+    if masks and kind is TableKind.BERNOULLI:
+        assert independent is not None
+        return independent, write_bernoulli(first, max_ones)
+    if masks and kind is TableKind.MARKOV:
+        assert chain is not None
+        return chain, write_markov(first, after_zero, after_one, max_ones)
     if not counts.any():
         counts = np.eye(1, alphabet, int(random.integers(alphabet)), dtype=np.int64)[0]
     frequencies = normalise(counts, freq_log2)
@@ -263,60 +308,145 @@ def handmade_classes(
     return classes, write_classes(class_count, freq_log2, table, stream)
 
 
+def handmade_contexts(random: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Draw a context for each pair of classes, numbered as they appear."""
+    drawn = random.integers(0, random.integers(1, 65), shape[0] * shape[1])
+    numbers: dict[int, int] = {}
+    return np.array(
+        [numbers.setdefault(int(context), len(numbers)) for context in drawn], dtype=np.uint8
+    ).reshape(shape)
+
+
+def handmade_values(
+    random: np.random.Generator, index_bits: int, level_count: int, chunks: list[Array]
+) -> tuple[bytes, list[bytes]]:
+    """Return what the tables say about values, and the stream of each chunk."""
+    if index_bits == 4:
+        padded = [np.append(chunk, np.zeros(chunk.size % 2, dtype=np.uint8)) for chunk in chunks]
+        chunks = [chunk[0::2] | (chunk[1::2] << 4) for chunk in padded]
+    alphabet = dense_alphabet(index_bits, level_count)
+    counts = np.bincount(np.concatenate(chunks), minlength=alphabet)
+    freq_log2 = int(random.integers(8, 16))
+    frequencies, table = written_table(random, counts, freq_log2)
+    if index_bits == 4 and level_count < 16:
+        # Another table would give a frequency to symbols whose indices have no level.
+        frequencies = normalise(np.maximum(counts, np.arange(alphabet) == 0), freq_log2)
+        table = write_explicit(frequencies)
+    coder = rans.build_tables(frequencies[None, :], freq_log2)
+    return bytes([index_bits, freq_log2]) + table, [
+        rans.encode(chunk, coder, None) for chunk in chunks
+    ]
+
+
 def handmade_sparse(random: np.random.Generator) -> tuple[EncodedTensor, bytes]:
     dtype = DType(int(random.integers(len(DType))))
     codebook = codebook_of(random, dtype, sparse=True)
     count = int(random.choice([1, 5, 8, 100, 3000, 20000]))
     row_length = int(random.integers(min(8, count), min(count, 300) + 1))
     row_count = -(-count // row_length)
-    row_class_count, column_class_count = random.choice(
-        np.array([(1, 1), (1, 16), (16, 1), (3, 5), (16, 4), (8, 8), (2, 2)])
+    symbol_bits = int(random.integers(1, 10))
+    unit_columns = int(random.choice([1, symbol_bits]))
+    class_counts = random.choice(
+        np.array([(1, 1), (1, 16), (16, 1), (3, 5), (16, 16), (8, 8), (2, 2)])
     ).tolist()
-    row_classes, row_bytes = handmade_classes(random, row_class_count, row_count)
-    column_classes, column_bytes = handmade_classes(random, column_class_count, row_length)
+    row_classes, row_bytes = handmade_classes(random, class_counts[0], row_count)
+    unit_count = -(-row_length // unit_columns)
+    unit_classes, unit_bytes = handmade_classes(random, class_counts[1], unit_count)
+    column_classes = np.repeat(unit_classes, unit_columns)[:row_length]
 
     density = random.random() ** 2 * (1 + row_classes[:, None] + column_classes[None, :]) / 32
     ones = random.random((row_count, row_length)) < density
     ones.ravel()[count:] = False
     grid = np.full((row_count, row_length), -1)
     grid[ones] = random.integers(0, codebook.level_count, int(ones.sum()))
-    order = np.argsort(column_classes, kind="stable")
+    order = np.arange(row_length)
+    if unit_columns == 1:
+        order = np.argsort(column_classes, kind="stable")
     coded = grid[:, order]
-    mask = np.packbits(coded >= 0, axis=1, bitorder="little")
-    byte_classes = column_classes[order][::8]
-    contexts = row_classes[:, None] * column_class_count + byte_classes[None, :]
-    context_count = row_class_count * column_class_count
+    row_symbols = -(-row_length // symbol_bits)
+    bits = np.zeros((row_count, row_symbols * symbol_bits), dtype=np.int64)
+    bits[:, :row_length] = coded >= 0
+    mask = bits.reshape(row_count, row_symbols, symbol_bits) @ (1 << np.arange(symbol_bits))
+    mask = mask.astype(np.uint8 if symbol_bits <= 8 else np.uint16)
+    context_of_classes = handmade_contexts(random, class_counts)
+    symbol_classes = column_classes[order][::symbol_bits]
+    contexts = context_of_classes[row_classes[:, None], symbol_classes[None, :]]
 
-    mask_freq_log2 = int(random.integers(8, 16))
+    mask_freq_log2 = int(random.integers(9, 16))
+    alphabet = 1 << symbol_bits
     mask_tables = [
-        written_table(random, np.bincount(mask[contexts == context], minlength=256), mask_freq_log2)
-        for context in range(context_count)
+        written_table(
+            random, np.bincount(mask[contexts == context], minlength=alphabet), mask_freq_log2
+        )
+        for context in range(int(context_of_classes.max()) + 1)
     ]
-    value_freq_log2 = int(random.integers(8, 16))
-    value_counts = np.bincount(coded[coded >= 0], minlength=codebook.level_count)
-    value_frequencies, value_table = written_table(random, value_counts, value_freq_log2)
     mask_coder = rans.build_tables(np.stack([table[0] for table in mask_tables]), mask_freq_log2)
-    value_coder = rans.build_tables(value_frequencies[None, :], value_freq_log2)
     rows_per_chunk = int(random.integers(1, row_count + 20))
+    starts = range(0, row_count, rows_per_chunk)
+    values = [coded[first : first + rows_per_chunk] for first in starts]
+    index_bits = int(random.choice([4, 8])) if codebook.level_count <= 16 else 8
+    value_tables, value_streams = handmade_values(
+        random,
+        index_bits,
+        codebook.level_count,
+        [chunk[chunk >= 0].astype(np.uint8) for chunk in values],
+    )
     parts = [
-        write_sparse_shape(codebook, row_length, rows_per_chunk)
+        write_sparse_shape(codebook, row_length, rows_per_chunk, symbol_bits, unit_columns)
         + row_bytes
-        + column_bytes
+        + unit_bytes
+        + write_contexts(context_of_classes)
         + bytes([mask_freq_log2])
         + b"".join(table[1] for table in mask_tables)
-        + bytes([value_freq_log2])
-        + value_table
+        + value_tables
     ]
-    for first in range(0, row_count, rows_per_chunk):
+    for first, value_stream in zip(starts, value_streams, strict=True):
         rows = slice(first, first + rows_per_chunk)
-        chunk_contexts = contexts[rows].ravel().astype(np.uint8)
-        mask_stream = rans.encode(mask[rows].ravel(), mask_coder, chunk_contexts)
-        values = coded[rows][coded[rows] >= 0].astype(np.uint8)
-        value_stream = rans.encode(values, value_coder, None)
+        mask_stream = rans.encode(mask[rows].ravel(), mask_coder, contexts[rows].ravel())
         parts.append(varint(len(mask_stream)) + mask_stream + value_stream)
     levels = np.append(codebook.levels, codebook.levels.dtype.type(0))
     elements = levels[grid.ravel()[:count]].tobytes()
     return EncodedTensor(dtype, Encoding.SPARSE, (count,), zlib.crc32(elements), parts), elements
+
+
+def handmade_planes(
+    random: np.random.Generator, dtype: DType | None = None
+) -> tuple[EncodedTensor, bytes]:
+    dtype = DType(int(random.integers(len(DType)))) if dtype is None else dtype
+    chunk_elements = 8 * int(random.integers(1, 400))
+    count = int(random.integers(1, 3 * chunk_elements))
+    width = dtype.item_bytes
+    # Some planes of each kind: constant, of few bytes, of all bytes.
+    planes = np.zeros((width, count), dtype=np.uint8)
+    for plane in planes:
+        plane[:] = random.integers(256) & random.integers(0, random.choice([1, 5, 256]), count)
+    if dtype is DType.BOOL:
+        planes &= np.uint8(1)
+    elements = np.zeros(count, dtype=f"u{width}")
+    for place, plane in enumerate(planes):
+        elements |= plane.astype(elements.dtype) << elements.dtype.type(8 * place)
+    if sign_last(dtype):
+        one, top = elements.dtype.type(1), elements.dtype.type(8 * width - 1)
+        elements = (elements >> one) | (elements << top)
+    assert np.array_equal(split_planes(elements, sign_last(dtype)), planes)
+    tables, pieces = [], []
+    for plane in planes:
+        chunks = np.split(plane, range(chunk_elements, count, chunk_elements))
+        if random.random() < 0.4:
+            tables.append(write_stored_plane())
+            pieces.append([chunk.tobytes() for chunk in chunks])
+            continue
+        freq_log2 = int(random.integers(8, 16))
+        counts = np.bincount(plane, minlength=256)
+        frequencies, table = written_table(random, counts, freq_log2)
+        coder = rans.build_tables(frequencies[None, :], freq_log2)
+        tables.append(write_coded_plane(freq_log2, table))
+        streams = [rans.encode(chunk, coder, None) for chunk in chunks]
+        pieces.append([varint(len(stream)) + stream for stream in streams])
+    parts = [write_planes_tables(chunk_elements, tables)]
+    parts += [b"".join(chunk) for chunk in zip(*pieces, strict=True)]
+    stored = elements.tobytes()
+    return EncodedTensor(dtype, Encoding.PLANES, (count,), zlib.crc32(stored), parts), stored
 
 
 # --- comparison ------------------------------------------------------------------------------
@@ -417,20 +547,34 @@ def test_every_choice_of_the_encoder_is_reached(files: dict[str, bytes]) -> None
                 seen |= {("sparse", sparse.codebook.kind)}
                 seen.add(("classes", sparse.row_class_count > 1, sparse.column_class_count > 1))
                 seen.add(("sparse chunks", len(record.parts) > 2))
+                seen.add(("view", sparse.symbol_bits, sparse.unit_columns))
+                seen.add(("index bits", sparse.index_bits))
+                seen.add(("contexts", int(sparse.context_of_classes.max()) > 0))
+            if record.encoding is Encoding.PLANES:
+                planes = read_planes_tables(first, record).planes
+                seen |= {("plane coded", plane is not None) for plane in planes}
+                seen.add(("planes chunks", len(record.parts) > 2))
     wanted: set[object] = {("dtype", dtype) for dtype in DType}
     wanted |= {("encoding", encoding) for encoding in Encoding if encoding is not Encoding.ALIAS}
     wanted |= {("bits", bits) for bits in (1, 2, 4, 8)}
     wanted |= {("dense", kind) for kind in CodebookKind}
     wanted |= {("sparse", kind) for kind in CodebookKind if kind is not CodebookKind.UNIFORM}
     wanted |= {("classes", False, False), ("classes", True, True)}
-    wanted |= {("dense chunks", True), ("sparse chunks", True)}
+    wanted |= {("dense chunks", True), ("sparse chunks", True), ("planes chunks", True)}
+    wanted |= {("plane coded", False), ("plane coded", True)}
+    wanted |= {("view", bits, bits) for bits in (5, 7, 8, 9)} | {("view", 8, 1)}
+    wanted |= {("index bits", 4), ("index bits", 8), ("contexts", True), ("contexts", False)}
     assert wanted <= seen
 
 
 def test_handmade_files_decode_alike() -> None:
     random = np.random.Generator(np.random.PCG64(SEED + 1))
     for _ in range(60):
-        made = {"dense": handmade_dense(random), "sparse": handmade_sparse(random)}
+        made = {
+            "dense": handmade_dense(random),
+            "planes": handmade_planes(random),
+            "sparse": handmade_sparse(random),
+        }
         encoded = {name: tensor for name, (tensor, _) in made.items()}
         data = b"".join(serialise(encoded, {"tied": "dense", "also": "sparse"}, {}, {}))
         outcome = assert_agreement(data)
@@ -439,7 +583,83 @@ def test_handmade_files_decode_alike() -> None:
             assert outcome[f"tensor {name}"] == elements
 
 
+@pytest.mark.parametrize("dtype", DType)
+def test_planes_of_every_element_type_decode_alike(dtype: DType) -> None:
+    random = np.random.Generator(np.random.PCG64(SEED + 5))
+    for _ in range(8):
+        made, elements = handmade_planes(random, dtype)
+        outcome = assert_agreement(b"".join(serialise({"w": made}, {}, {}, {})))
+        assert outcome["verified"] == "ok"
+        assert outcome["tensor w"] == elements
+
+
 # --- bad files -------------------------------------------------------------------------------
+
+
+def two_rows(
+    view: tuple[int, int], columns: Array, mask: Array, values: list[int], shape: tuple[int, ...]
+) -> bytes:
+    """Return a file of rows of ten elements, whose levels are coded in pairs."""
+    codebook = Codebook(CodebookKind.FULL, np.array([7, 9], dtype=np.uint8))
+    alphabet = 1 << view[0]
+    classes = flat_frequencies(2, 1)[None, :]
+    stream = rans.encode(columns, rans.build_tables(classes, 1), None)
+    pairs = np.zeros(256, dtype=np.uint32)
+    pairs[[0x00, 0x01, 0x10, 0x11]] = 1
+    tables = [
+        write_sparse_shape(codebook, 10, 2, *view),
+        write_one_class(),
+        write_classes(2, 1, write_flat(), stream),
+        write_contexts(np.zeros((1, 2), dtype=np.uint8)),
+        bytes([9]) + write_flat() + bytes([4, 2]) + write_explicit(pairs),
+    ]
+    mask_coder = rans.build_tables(flat_frequencies(alphabet, 9)[None, :], 9)
+    mask_stream = rans.encode(mask, mask_coder, None)
+    value_coder = rans.build_tables(pairs[None, :], 2)
+    value_stream = rans.encode(np.array(values, dtype=np.uint8), value_coder, None)
+    parts = [b"".join(tables), varint(len(mask_stream)) + mask_stream + value_stream]
+    made = EncodedTensor(DType.U8, Encoding.SPARSE, shape, 0, parts)
+    return b"".join(serialise({"w": made}, {}, {}, {}))
+
+
+@pytest.mark.parametrize("symbol_bits", range(1, 10))
+@pytest.mark.parametrize("sorted_columns", [False, True])
+def test_ones_outside_a_sparse_tensor_are_refused_alike(
+    symbol_bits: int, sorted_columns: bool
+) -> None:
+    unit_columns = 1 if sorted_columns else symbol_bits
+    columns = (np.arange(-(-10 // unit_columns)) % 3 == 0).astype(np.uint8)
+    order = np.argsort(columns, kind="stable") if unit_columns == 1 else np.arange(10)
+    row_symbols = -(-10 // symbol_bits)
+    for symbol in range(2 * row_symbols):
+        for bit in range(symbol_bits):
+            mask = np.zeros(2 * row_symbols, dtype=np.uint8 if symbol_bits < 9 else np.uint16)
+            mask[symbol] = 1 << bit
+            data = two_rows((symbol_bits, unit_columns), columns, mask, [1], (15,))
+            outcome = assert_agreement(data)["tensor w"]
+            place = symbol % row_symbols * symbol_bits + bit
+            position = symbol // row_symbols * 10 + int(order[place]) if place < 10 else 15
+            expected = bytes(9 * (index == position) for index in range(15))
+            assert outcome == ("bad_stream" if position >= 15 else expected)
+
+
+@pytest.mark.parametrize("ones", [0, 1, 2, 3])
+@pytest.mark.parametrize("last", [0x00, 0x01, 0x10, 0x11])
+def test_padding_of_values_is_refused_alike(ones: int, last: int) -> None:
+    mask = np.array([(1 << ones) - 1, 0, 0, 0], dtype=np.uint8)
+    values = [0x10, last][-((ones + 1) // 2) :] if ones else []
+    data = two_rows((8, 8), np.zeros(2, dtype=np.uint8), mask, values, (20,))
+    outcome = assert_agreement(data)["tensor w"]
+    if ones % 2 and last >> 4:
+        assert outcome == "bad_stream"
+    else:
+        levels = [(7, 9)[value >> shift & 1] for value in values for shift in (0, 4)]
+        assert outcome == bytes(levels[:ones]) + bytes(20 - ones)
+    # One symbol too many or too few.
+    for wrong in ([*values, 0], values[1:]):
+        if wrong != values:
+            data = two_rows((8, 8), np.zeros(2, dtype=np.uint8), mask, wrong, (20,))
+            assert_agreement(data)
 
 
 def checksum_places(data: bytes) -> list[tuple[int, int, int]]:
@@ -501,7 +721,7 @@ def short(
 ) -> EncodedTensor:
     """Make tensors until one has several chunks and few bytes."""
     made, _ = make(random)
-    while len(made.parts) < 3 or made.stored_bytes > 400 or made.shape > (1000,):
+    while len(made.parts) < 3 or made.stored_bytes > 500 or made.shape > (1000,):
         made, _ = make(random)
     return made
 
@@ -519,9 +739,11 @@ def small_files(files: dict[str, bytes]) -> dict[str, bytes]:
         "raw": saved({"b": np.arange(5.0), "a": np.empty((0, 3)), "c": np.array(True)}),
         "dense": saved({"w": steps, "x": random.integers(0, 5, 300).astype("u2")}),
         "sparse": saved({"w": pruned}, metadata={"k": "v"}),
+        "kernels": saved({"w": kernels(random, (6, 6, 3, 3))}),
+        "planes": saved({"w": random.normal(size=150).astype("f4"), "x": np.arange(60) * 3}),
     }
     dense, sparse = short(handmade_dense, random), short(handmade_sparse, random)
-    encoded = {"d": dense, "s": sparse}
+    encoded = {"d": dense, "p": short(handmade_planes, random), "s": sparse}
     small["handmade"] = b"".join(serialise(encoded, {"t": "s"}, {}, {}))
     return small
 
@@ -636,11 +858,15 @@ def dumps() -> dict[str, bytes]:
 def test_hex_dumps_of_the_text() -> None:
     sparse = np.zeros((2, 10), dtype="i1")
     sparse[[0, 1], 2], sparse[0, 7] = 3, -1
+    kernels = np.zeros((2, 2, 2, 2), dtype="i2")
+    kernels[:, 0, 0], kernels[1, 0, 1, 0] = 5, -2
     expected: dict[str, dict[str, Array]] = {
         "15.1": {},
         "15.2": {"w": np.array([1, -1], dtype="i2")},
         "15.3": {"d": np.array([-0.5, 0.5, 0.5, 0, 0.5], dtype="f4")},
         "15.4": {"s": sparse},
+        "15.5": {"p": np.array([0x3F80, 0xBFC0, 0x3FE0], dtype="u2")},
+        "15.6": {"k": kernels},
     }
     files = dumps()
     assert files.keys() == expected.keys()

@@ -29,6 +29,7 @@ def table(title: str) -> list[list[str]]:
         ("Encodings", ids.Encoding),
         ("Codebook kinds", ids.CodebookKind),
         ("Table kinds", ids.TableKind),
+        ("Plane modes", ids.PlaneMode),
         ("Program codecs", ids.ProgramCodec),
     ],
 )

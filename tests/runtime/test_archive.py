@@ -123,6 +123,25 @@ def test_verify_compares_decoded_elements() -> None:
     assert (caught.value.code, caught.value.section) == (Reason.CHECKSUM_MISMATCH, "w")
 
 
+@pytest.mark.parametrize("values", [b"\2", b"\0\1\2\1", b"\1" * 5000 + b"\xff"])
+def test_stored_booleans_are_0_or_1(values: bytes) -> None:
+    crc = zlib.crc32(values)
+    tensor = EncodedTensor(DType.BOOL, Encoding.RAW, (len(values),), crc, [values])
+    data = b"".join(serialise({"w": tensor}, {}, {}, {}))
+    with spq.open(data) as archive:
+        for use in (archive.tensors, archive.verify, lambda: archive.get_tensor("w")):
+            with pytest.raises(SpqError) as caught:
+                use()
+            assert (caught.value.code, caught.value.section) == (Reason.BAD_STREAM, "w")
+
+
+@pytest.mark.parametrize("threads", [0, -1, -(1 << 70)])
+def test_less_than_one_thread(packed: bytes, threads: int) -> None:
+    with spq.open(packed) as archive, pytest.raises(SpqError) as caught:
+        archive.tensors(threads)
+    assert caught.value.code is Reason.BAD_ARGUMENT
+
+
 def test_verify_looks_at_programs(packed: bytes) -> None:
     position = packed.index(b"text")
     changed = packed[:position] + b"tent" + packed[position + 4 :]

@@ -2,6 +2,8 @@
 
 import io
 import math
+import tracemalloc
+import zlib
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import spq
-from spq.decode import byte_classes, column_order, mask_contexts
+from spq import sparse
 from spq.encode import encode_tensor
-from spqformat.ids import DType
+from spqformat import tables
+from spqformat.ids import CodebookKind, DType, Encoding
+from spqformat.tables import Codebook, SparseTables, read_sparse_tables
+from spqformat.writer import EncodedTensor, serialise
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=400)
 
@@ -50,6 +55,7 @@ shapes = st.one_of(
     st.sampled_from([(), (0,), (3, 0, 2), (1,), (1, 1, 1), (7,), (8,), (9,), (257,), (5000,)]),
     st.tuples(st.integers(1, 70), st.integers(1, 70)),
     st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4)),
+    st.sampled_from([(5, 4, 3, 3), (3, 2, 5, 5), (2, 3, 7, 7), (9, 7, 3), (2, 2, 11, 11)]),
 )
 
 
@@ -144,7 +150,8 @@ def test_empty_and_single(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -
 def test_each_encoding_is_taken() -> None:
     random = np.random.Generator(np.random.PCG64(2))
     normal = random.normal(size=(80, 90)).astype("f4")
-    assert check(normal) == "raw"
+    assert check(normal) == "planes"
+    assert check(np.frombuffer(random.bytes(30_000), dtype="f4")) == "raw"
     levels = np.round(normal * 3) + 20
     assert check(levels) == "dense"
     levels[:40] *= random.random((40, 90)) < 0.3
@@ -178,7 +185,8 @@ def large() -> dict[str, NDArray[Any]]:
         "packed": random.integers(0, 2, 1_100_003).astype(bool),
         "sparse": (random.integers(-3, 4, shape) * uneven).astype("f4"),
         "flat": (random.integers(1, 4, 1_200_007) * (random.random(1_200_007) < 0.05)).astype("i2"),
-        "raw": random.normal(size=1000),
+        "planes": random.normal(size=600_001),
+        "raw": np.frombuffer(random.bytes(8000), dtype="f8"),
         "empty": np.zeros((0, 3), dtype="f4"),
     }
 
@@ -196,6 +204,7 @@ def test_any_number_of_threads(
         decoded = archive.tensors(threads)
         assert archive.info("dense").encoding == archive.info("packed").encoding == "dense"
         assert archive.info("sparse").encoding == archive.info("flat").encoding == "sparse"
+        assert [archive.info(name).encoding for name in ("planes", "raw")] == ["planes", "raw"]
     assert sorted(decoded) == sorted(large)
     for name, array in large.items():
         assert decoded[name].dtype == array.dtype
@@ -221,24 +230,202 @@ def test_encoder_does_not_change_its_input() -> None:
     assert np.array_equal(array, before)
 
 
+# --- sparse tensors ------------------------------------------------------------------------
+
+
+def clustered(shape: tuple[int, ...], seed: int, level_count: int = 4) -> NDArray[np.float32]:
+    """Pruned weights: ones of a kernel, or of a column, in runs; rows differ in density."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    size = int(np.prod(shape[2:]))
+    lines = math.prod(shape) // size
+    present = random.random((lines, size)) < 0.2
+    for place in range(1, size):
+        same = random.random(lines) < 0.75
+        present[same, place] = present[same, place - 1]
+    density = np.linspace(0.05, 0.9, shape[0]) ** 2
+    present &= random.random((lines, 1)) < np.repeat(density, lines // shape[0])[:, None]
+    levels = random.normal(size=level_count).astype("f4")
+    # Neighbours mostly have the same level.
+    chosen = np.repeat(levels[random.integers(0, level_count, lines)], size).reshape(lines, size)
+    return np.where(present, chosen, np.float32(0)).reshape(shape)
+
+
+def sparse_tables(array: NDArray[Any]) -> SparseTables:
+    """Save, load and compare a tensor that has to become sparse; return its tables."""
+    check(array)
+    with spq.open(whole_file({"w": array})) as archive:
+        record = archive._container.tensors["w"]
+        assert record.encoding is Encoding.SPARSE
+        return read_sparse_tables(archive._read_part(record, 0), record)
+
+
+SHAPES = [
+    ((24, 16, 3, 3), 144, (9, 9)),
+    ((12, 8, 5, 5), 200, (5, 5)),
+    ((9, 7, 7, 7), 343, (7, 7)),
+    ((40, 30, 2, 2), 120, (8, 8)),
+    ((20, 10, 2, 3), 60, (6, 6)),
+    ((8, 6, 4, 4), 96, (8, 8)),
+    ((6, 4, 11, 11), 484, (8, 8)),
+    ((60, 50, 3), 150, (9, 9)),
+    ((60, 75, 1, 1), 75, (8, 1)),
+    ((60, 75), 75, (8, 1)),
+    ((5000,), 4096, (8, 8)),
+    ((900, 5), 4096, (8, 8)),
+    ((3000, 2, 2), 4096, (8, 8)),
+    ((7,), 7, (8, 8)),
+]
+
+
+def in_view(array: NDArray[np.float32], view: sparse.View) -> SparseTables:
+    """Encode a tensor in one view, decode it, compare, and return its tables."""
+    levels, indices = np.unique(array.reshape(-1).view("<u4"), return_inverse=True)
+    zero = np.flatnonzero(levels == 0)
+    codebook = Codebook(CodebookKind.FULL, np.delete(levels, zero))
+    parts = sparse.encode_sparse(indices.astype(np.uint8), int(zero[0]), codebook, view)
+    crc = zlib.crc32(array.tobytes())
+    made = EncodedTensor(DType.F32, Encoding.SPARSE, array.shape, crc, parts)
+    with spq.open(b"".join(serialise({"w": made}, {}, {}, {}))) as archive:
+        archive.verify()
+        assert archive.get_tensor("w").tobytes() == array.tobytes()
+        record = archive._container.tensors["w"]
+        return read_sparse_tables(archive._read_part(record, 0), record)
+
+
+@pytest.mark.parametrize(("shape", "row_length", "symbols"), SHAPES)
+def test_every_view(shape: tuple[int, ...], row_length: int, symbols: tuple[int, int]) -> None:
+    views = list(sparse.views(shape, math.prod(shape)))
+    # The first one is meant for the shape; small tensors are tried in others as well.
+    assert (views[0].row_length, views[0].symbol_bits, views[0].unit_columns or 8) == (
+        row_length,
+        *symbols,
+    )
+    random = np.random.Generator(np.random.PCG64(row_length))
+    pairs = set()
+    for level_count in (1, 2, 15, 16, 17, 200):
+        for extra in (0.0, 0.4, 1.0):
+            array = clustered(shape, level_count, level_count)
+            # Runs of a level, which pairs code better than single indices.
+            added = np.where(np.arange(array.size).reshape(shape) // 300 % 2, 3.5, 2.5)
+            array = np.where(random.random(shape) < extra, added, array).astype("f4")
+            array.reshape(-1)[-1] = 0.0
+            array.reshape(-1)[0] = 2.5
+            for view in views:
+                found = in_view(array, view)
+                assert (found.row_length, found.symbol_bits) == (view.row_length, view.symbol_bits)
+                assert found.unit_columns == (view.unit_columns or view.symbol_bits)
+                pairs.add(found.index_bits)
+    assert pairs == {4, 8} or math.prod(shape) < 8
+
+
+@pytest.mark.parametrize(
+    ("shape", "view"), [((48, 40, 3, 3), (9, 9)), ((90, 80, 2, 2), (8, 8)), ((90, 80, 3), (9, 9))]
+)
+def test_kernels_are_taken_whole(shape: tuple[int, ...], view: tuple[int, int]) -> None:
+    found = sparse_tables(clustered(shape, len(shape)))
+    assert (found.symbol_bits, found.unit_columns) == view
+
+
+def test_columns_of_matrices_are_sorted() -> None:
+    random = np.random.Generator(np.random.PCG64(1))
+    density = np.where(random.random(200) < 0.5, 0.01, 0.4)
+    found = sparse_tables((random.random((150, 200)) < density).astype("f4"))
+    assert (found.row_length, found.symbol_bits, found.unit_columns) == (200, 8, 1)
+    assert found.column_class_count > 1
+
+
+def test_vectors_are_flat() -> None:
+    random = np.random.Generator(np.random.PCG64(5))
+    values = np.where(random.random(70_000) < 0.05, random.normal(size=70_000).round(1), 0.0)
+    found = sparse_tables(values.astype("f4"))
+    assert (found.row_length, found.symbol_bits, found.unit_columns) == (4096, 8, 8)
+    assert (found.row_class_count, found.column_class_count) == (1, 1)
+    assert found.context_of_classes.tolist() == [[0]]
+
+
+def test_markov_tables_and_pairs_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    original = tables.markov_frequencies
+
+    def noted(*arguments: int) -> Any:
+        seen.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(tables, "markov_frequencies", noted)
+    # Runs in both orders, so that neither a few explicit symbols nor independent bits will do.
+    found = sparse_tables(clustered((48, 40, 3, 3), 7))
+    assert any(first != after_one for first, _, after_one, *_ in seen)
+    assert found.index_bits == 4
+    assert found.row_class_count > 1
+    seen.clear()
+    random = np.random.Generator(np.random.PCG64(8))
+    independent = np.where(random.random((100, 80)) < 0.1, random.normal(size=(100, 80)), 0.0)
+    levels = np.round(independent * 20).astype("f4")
+    assert np.unique(levels).size > 17
+    assert sparse_tables(levels).index_bits == 8
+    assert all(first == after_one for first, _, after_one, *_ in seen)
+
+
+def test_classes_of_like_density_share_a_context() -> None:
+    random = np.random.Generator(np.random.PCG64(9))
+    density = np.outer(np.linspace(0.05, 0.9, 300) ** 2, np.linspace(0.05, 0.9, 400) ** 2)
+    found = sparse_tables((random.random((300, 400)) < density).astype("f4") * 3)
+    pairs = found.row_class_count * found.column_class_count
+    contexts = int(found.context_of_classes.max()) + 1
+    assert 1 < contexts < pairs
+    assert found.mask_frequencies.shape[0] == contexts
+
+
+@pytest.mark.parametrize("level_count", [1, 2, 8, 17])
+def test_values_of_several_chunks(level_count: int) -> None:
+    """An odd number of ones in a chunk leaves half a symbol."""
+    array = clustered((700, 120, 3, 3), 11, level_count)
+    array.reshape(-1)[:8] = 0
+    for odd in range(2):
+        array.reshape(-1)[0] = odd
+        found = sparse_tables(array)
+        assert found.rows_per_chunk < 700
+        assert found.index_bits == (4 if level_count in (2, 8) else 8)
+
+
 # --- density classes -----------------------------------------------------------------------
 
 
 def test_columns_are_ordered_by_class() -> None:
-    assert column_order(np.array([0, 0, 1, 2], dtype=np.uint8)) is None
-    order = column_order(np.array([2, 0, 1, 0, 2], dtype=np.uint8))
+    assert sparse._column_order(np.array([0, 0, 1, 2], dtype=np.uint8)) is None
+    order = sparse._column_order(np.array([2, 0, 1, 0, 2], dtype=np.uint8))
     assert order is not None
     assert order.tolist() == [1, 3, 2, 0, 4]
 
 
-def test_bytes_take_the_class_of_their_first_column() -> None:
+def test_symbols_take_the_class_of_their_first_column() -> None:
     classes = np.array([3] + [1] * 9 + [0] * 7, dtype=np.uint8)
-    assert byte_classes(classes).tolist() == [0, 1, 3]
+    assert sparse._symbol_classes(classes, 1, 8).tolist() == [0, 1, 3]
+    assert sparse._symbol_classes(classes, 1, 5).tolist() == [0, 0, 1, 1]
+    assert sparse._symbol_classes(classes, 9, 9).tolist() == classes.tolist()
 
 
-def test_contexts_of_mask_bytes() -> None:
-    rows, bytes_ = np.array([0, 2], dtype=np.uint8), np.array([0, 1, 1], dtype=np.uint8)
-    contexts = mask_contexts(rows, bytes_, 2)
+def test_contexts_of_mask_symbols() -> None:
+    symbols = np.array([0, 1, 1], dtype=np.uint8)
+    context_of_classes = np.array([[0, 1], [2, 2], [3, 1]], dtype=np.uint8)
+    rows = np.array([0, 2, 2, 0, 1], dtype=np.uint8)
+    for count in range(1, 6):
+        contexts = sparse._mask_contexts(rows[:count], symbols, context_of_classes)
+        assert contexts is not None
+        expected = [[0, 1, 1], [3, 1, 1], [3, 1, 1], [0, 1, 1], [2, 2, 2]][:count]
+        assert contexts.reshape(count, 3).tolist() == expected
+    assert sparse._mask_contexts(rows, symbols, np.zeros((3, 2), dtype=np.uint8)) is None
+
+
+def test_a_long_row_is_not_laid_out_for_classes_without_members() -> None:
+    symbols = np.zeros(1 << 20, dtype=np.uint8)
+    context_of_classes = np.arange(16, dtype=np.uint8)[:, None]
+    tracemalloc.start()
+    try:
+        contexts = sparse._mask_contexts(np.array([3], dtype=np.uint8), symbols, context_of_classes)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert contexts is not None
-    assert contexts.tolist() == [0, 1, 1, 4, 5, 5]
-    assert mask_contexts(np.zeros(2, dtype=np.uint8), np.zeros(3, dtype=np.uint8), 1) is None
+    assert (contexts == 3).all()
+    assert peak < 3 << 20

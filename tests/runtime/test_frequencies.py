@@ -92,6 +92,37 @@ def test_mask_table(density: float, freq_log2: int) -> None:
         assert table.written[0] == TableKind.BERNOULLI
 
 
-def test_mask_table_of_no_bytes() -> None:
-    table = mask_table(np.zeros(256, dtype=np.int64), 12)
+@pytest.mark.parametrize("symbol_bits", [1, 2, 5, 8, 9])
+@pytest.mark.parametrize("freq_log2", [12, 14])
+def test_mask_table_of_each_alphabet(symbol_bits: int, freq_log2: int) -> None:
+    random = np.random.Generator(np.random.PCG64(symbol_bits))
+    for count in (1, 40, 3000):
+        # Ones come in runs.
+        mask = random.random((count, symbol_bits)) < 0.15
+        for bit in range(1, symbol_bits):
+            same = random.random(count) < 0.6
+            mask[same, bit] = mask[same, bit - 1]
+        symbols = mask @ (1 << np.arange(symbol_bits))
+        counts = np.bincount(symbols, minlength=1 << symbol_bits)
+        table = mask_table(counts, freq_log2)
+        assert table.frequencies.shape == (1 << symbol_bits,)
+        assert reread(table, freq_log2) == table.frequencies.tolist()
+        assert (table.frequencies[counts > 0] > 0).all()
+        if count == 3000 and symbol_bits >= 8:
+            assert table.written[0] == TableKind.MARKOV
+        if symbol_bits == 1:
+            assert table.written[0] != TableKind.MARKOV
+
+
+def test_explicit_mask_table_where_places_have_a_shape_in_common() -> None:
+    counts = np.ones(512, dtype=np.int64)
+    counts[[0b000_000_000, 0b010_111_010, 0b101_010_101]] = 50_000
+    table = mask_table(counts, 12)
+    assert table.written[0] == TableKind.EXPLICIT
+    assert reread(table, 12) == table.frequencies.tolist()
+
+
+@pytest.mark.parametrize("symbol_bits", [1, 8, 9])
+def test_mask_table_of_no_symbols(symbol_bits: int) -> None:
+    table = mask_table(np.zeros(1 << symbol_bits, dtype=np.int64), 12)
     assert int(table.frequencies[0]) == 4096

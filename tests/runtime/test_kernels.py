@@ -17,8 +17,9 @@ from spq._kernels import (
     count_ones_by_class,
     decode_symbols,
     encode_symbols,
+    gather_values,
     index_levels,
-    scatter_levels,
+    scatter_values,
 )
 from spq.frequencies import normalise
 
@@ -49,7 +50,7 @@ def tables(
 
 def draw(
     random: np.random.Generator, coder: rans.Tables, contexts: NDArray[np.uint8] | None, count: int
-) -> NDArray[np.uint8]:
+) -> NDArray[np.unsignedinteger]:
     """Symbols that the tables allow."""
     slots = random.integers(0, 1 << coder.freq_log2, count)
     if contexts is not None:
@@ -59,7 +60,7 @@ def draw(
 
 def encoded(
     kernel: Any,
-    symbols: NDArray[np.uint8],
+    symbols: NDArray[np.unsignedinteger],
     coder: rans.Tables,
     contexts: NDArray[np.uint8] | None,
     lanes: int,
@@ -81,7 +82,7 @@ def decoded(
 ) -> tuple[int, bytes]:
     """Decode between guard zones; return the status and everything written."""
     states = np.full(lanes + 2 * GUARD, 0xAAAAAAAA, dtype=np.uint32)
-    symbols = np.full(count + 2 * GUARD, 0xAA, dtype=np.uint8)
+    symbols = np.full(count + 2 * GUARD, 0xAA, dtype=coder.slot_symbols.dtype)
     status = kernel(
         np.frombuffer(stream, dtype=np.uint8),
         coder.freq_log2,
@@ -121,11 +122,29 @@ def test_symbols(lanes: int, context_count: int, freq_log2: int, count: int) -> 
 
 
 @pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("context_count", [1, 64])
+@pytest.mark.parametrize("alphabet", [300, 512])
+def test_wide_symbols(lanes: int, context_count: int, alphabet: int) -> None:
+    random = generator(lanes)
+    coder = tables(random, context_count, alphabet, 14)
+    assert coder.slot_symbols.dtype == np.uint16
+    contexts = random.integers(0, context_count, 700).astype(np.uint8)
+    symbols = draw(random, coder, contexts, 700)
+    assert int(symbols.max()) > 255
+    stream = encoded(encode_symbols, symbols, coder, contexts, lanes)
+    assert encoded(twin(encode_symbols), symbols, coder, contexts, lanes) == stream
+    outcome = (OK, symbols.tobytes())
+    assert decoded(decode_symbols, stream, coder, contexts, lanes, 700) == outcome
+    assert decoded(twin(decode_symbols), stream, coder, contexts, lanes, 700) == outcome
+
+
+@pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("context_count", [1, 3])
-def test_damaged_streams(lanes: int, context_count: int) -> None:
+@pytest.mark.parametrize("alphabet", [256, 512])
+def test_damaged_streams(lanes: int, context_count: int, alphabet: int) -> None:
     random = generator(lanes)
     count = 60
-    coder = tables(random, context_count, 256, 12)
+    coder = tables(random, context_count, alphabet, 12)
     contexts = None
     if context_count > 1:
         contexts = random.integers(0, context_count, count).astype(np.uint8)
@@ -173,90 +192,162 @@ def test_lanes_follow_from_the_number_of_symbols() -> None:
     assert [rans.lane_count(count) for count in (0, 1, 2047, 2048, 10**6)] == [1, 1, 1, 8, 8]
 
 
+def symbol_type(symbol_bits: int) -> type[np.unsignedinteger]:
+    return np.uint8 if symbol_bits <= 8 else np.uint16
+
+
+def masked(present: NDArray[np.bool_], symbol_bits: int) -> NDArray[np.unsignedinteger]:
+    """Mask symbols of rows of places, the last one of a row filled up with zeros."""
+    rows, row_length = present.shape
+    row_symbols = -(-row_length // symbol_bits)
+    bits = np.zeros((rows, row_symbols * symbol_bits), dtype=np.int64)
+    bits[:, :row_length] = present
+    mask = np.zeros(rows * row_symbols, dtype=symbol_type(symbol_bits))
+    mask[:] = bits.reshape(-1, symbol_bits) @ (1 << np.arange(symbol_bits))
+    return mask
+
+
 def scattered(
     kernel: Any,
-    mask: NDArray[np.uint8],
+    mask: NDArray[np.unsignedinteger],
+    symbol_bits: int,
     row_length: int,
     order: NDArray[np.uint32] | None,
-    indices: NDArray[np.uint8],
-    levels: NDArray[Any],
+    values: NDArray[Any],
     count: int,
 ) -> tuple[int, bytes]:
-    elements = np.full(count + 2 * GUARD, 0xAA, dtype=levels.dtype)
+    """Scatter between guard zones; return the status and everything written."""
+    elements = np.full(count + 2 * GUARD, 0xAA, dtype=values.dtype)
     target = elements[GUARD : GUARD + count]
     target[:] = 0
-    status = kernel(mask, row_length, order, indices, levels, target)
+    status = kernel(mask, symbol_bits, row_length, order, values, target)
     outside = np.concatenate([elements[:GUARD], elements[GUARD + count :]])
     assert (outside == 0xAA).all()
     return int(status), target.tobytes()
 
 
-@pytest.mark.parametrize("width", [1, 2, 4, 8])
-@pytest.mark.parametrize("ordered", [False, True])
-@pytest.mark.parametrize(
-    ("row_length", "count"), [(8, 8), (9, 9), (63, 200), (64, 128), (65, 195), (130, 131), (5, 5)]
-)
-def test_scatter(width: int, ordered: bool, row_length: int, count: int) -> None:
-    random = generator(row_length * 8 + width)
-    rows = -(-count // row_length)
-    present = random.random((rows, row_length)) < 0.4
-    order = random.permutation(row_length).astype(np.uint32) if ordered else None
-    placed = present if order is None else present[:, np.argsort(order)]
-    placed = placed.copy()
-    placed.reshape(-1)[count:] = False
-    present = placed if order is None else placed[:, order]
-    mask = np.packbits(present, axis=1, bitorder="little").ravel()
-    levels = random.integers(1, 1 << 7, 7).astype(f"u{width}")
-    indices = random.integers(0, 7, int(present.sum())).astype(np.uint8)
-    outcome = scattered(scatter_levels, mask, row_length, order, indices, levels, count)
-    assert (
-        scattered(twin(scatter_levels), mask, row_length, order, indices, levels, count) == outcome
+def gathered(
+    kernel: Any,
+    indices: NDArray[np.uint8],
+    zero_index: int,
+    symbol_bits: int,
+    row_length: int,
+    order: NDArray[np.uint32] | None,
+) -> tuple[bytes, bytes]:
+    """Gather between guard zones; return mask symbols and values."""
+    rows, row_symbols = -(-indices.size // row_length), -(-row_length // symbol_bits)
+    symbol_count = rows * row_symbols
+    mask = np.full(symbol_count + 2 * GUARD, 0xAA, dtype=symbol_type(symbol_bits))
+    mask[GUARD : GUARD + symbol_count] = 0
+    values = np.full(indices.size + 2 * GUARD, 0xAA, dtype=np.uint8)
+    count = kernel(
+        indices,
+        zero_index,
+        symbol_bits,
+        row_length,
+        order,
+        mask[GUARD : GUARD + symbol_count],
+        values[GUARD : GUARD + int((indices != zero_index).sum())],
     )
-    status, elements = outcome
-    assert status == OK
-    found = np.frombuffer(elements, dtype=levels.dtype)
-    assert np.array_equal(found != 0, placed.reshape(-1)[:count])
-    assert np.array_equal(np.sort(found[found != 0]), np.sort(levels[indices]))
-    if order is None:
-        assert np.array_equal(found[found != 0], levels[indices])
+    for guarded, size in ((mask, symbol_count), (values, int(count))):
+        assert (guarded[:GUARD] == 0xAA).all()
+        assert (guarded[GUARD + size :] == 0xAA).all()
+    return mask[GUARD : GUARD + symbol_count].tobytes(), values[GUARD : GUARD + count].tobytes()
 
 
+SYMBOL_BITS = range(1, 10)
+ROWS = [(8, 8), (9, 9), (63, 200), (64, 128), (65, 195), (70, 77), (130, 131), (5, 5), (36, 360)]
+
+
+@pytest.mark.parametrize("symbol_bits", SYMBOL_BITS)
 @pytest.mark.parametrize("ordered", [False, True])
-def test_ones_outside_the_tensor(ordered: bool) -> None:
-    row_length, count = 10, 15
+@pytest.mark.parametrize(("row_length", "count"), ROWS)
+def test_scatter_and_gather(symbol_bits: int, ordered: bool, row_length: int, count: int) -> None:
+    random = generator(row_length * 10 + symbol_bits)
+    rows = -(-count // row_length)
+    level_count, zero_index = 7, int(random.integers(0, 8))
+    indices = random.integers(0, level_count + 1, count).astype(np.uint8)
+    indices[random.random(count) < 0.3] = zero_index
+    grid = np.full((rows, row_length), zero_index, dtype=np.uint8)
+    grid.reshape(-1)[:count] = indices
+    order = random.permutation(row_length).astype(np.uint32) if ordered else None
+    placed = grid if order is None else grid[:, order]
+    mask = masked(placed != zero_index, symbol_bits)
+    values = placed[placed != zero_index]
+    values -= values > zero_index
+
+    view = (symbol_bits, row_length, order)
+    for kernel in (gather_values, twin(gather_values)):
+        assert gathered(kernel, indices, zero_index, *view) == (mask.tobytes(), values.tobytes())
+    for width in (1, 2, 4, 8):
+        levels = random.integers(1, 1 << 7, level_count).astype(f"u{width}")
+        outcome = scattered(scatter_values, mask, *view, levels[values], count)
+        assert scattered(twin(scatter_values), mask, *view, levels[values], count) == outcome
+        with_zero = np.insert(levels, zero_index, 0)
+        assert outcome == (OK, with_zero[indices].tobytes())
+
+
+@pytest.mark.parametrize("symbol_bits", SYMBOL_BITS)
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(("row_length", "count"), [(10, 15), (64, 70), (69, 140), (5, 5)])
+def test_ones_outside_the_tensor(
+    symbol_bits: int, ordered: bool, row_length: int, count: int
+) -> None:
     order = np.arange(row_length, dtype=np.uint32)[::-1].copy() if ordered else None
-    levels = np.array([7], dtype=np.uint32)
+    values = np.array([7], dtype=np.uint32)
+    row_symbols = -(-row_length // symbol_bits)
+    mask = np.zeros(-(-count // row_length) * row_symbols, dtype=symbol_type(symbol_bits))
     statuses = []
-    for byte in range(4):
-        for bit in range(8):
-            mask = np.zeros(4, dtype=np.uint8)
-            mask[byte] = 1 << bit
-            indices = np.zeros(1, dtype=np.uint8)
-            arguments = (mask, row_length, order, indices, levels, count)
-            outcome = scattered(scatter_levels, *arguments)
-            assert scattered(twin(scatter_levels), *arguments) == outcome
+    for symbol in range(mask.size):
+        for bit in range(symbol_bits):
+            mask[symbol] = 1 << bit
+            arguments = (mask, symbol_bits, row_length, order, values, count)
+            outcome = scattered(scatter_values, *arguments)
+            assert scattered(twin(scatter_values), *arguments) == outcome
+            place = symbol % row_symbols * symbol_bits + bit
+            column = place if order is None else row_length - 1 - place
+            position = symbol // row_symbols * row_length + column
+            inside = place < row_length and position < count
+            assert outcome[0] == (OK if inside else BAD_PADDING)
             statuses.append(outcome[0])
+        mask[symbol] = 0
     assert statuses.count(OK) == count
-    assert set(statuses) == {OK, BAD_PADDING}
+
+
+@pytest.mark.parametrize("symbol_bits", [1, 5, 8, 9])
+def test_all_places_of_a_short_last_row(symbol_bits: int) -> None:
+    row_length, count = 67, 67 + 11
+    mask = masked(np.ones((2, row_length), dtype=bool), symbol_bits)
+    values = np.full(2 * row_length, 3, dtype=np.uint8)
+    arguments = (mask, symbol_bits, row_length, None, values, count)
+    outcome = scattered(scatter_values, *arguments)
+    assert outcome == (BAD_PADDING, bytes([3] * count))
+    assert scattered(twin(scatter_values), *arguments) == outcome
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 3), (20, 40)])
 def test_count_ones(rows: int, columns: int) -> None:
     random = generator(rows)
-    mask = random.random((rows, columns)) < 0.3
+    # Up to nine ones in a unit of columns.
+    ones = random.integers(0, 10, (rows, columns)).astype(np.uint8)
+    ones[random.random((rows, columns)) < 0.5] = 0
     row_classes = random.integers(0, 3, rows).astype(np.uint8)
     column_classes = random.integers(0, 4, columns).astype(np.uint8)
     counted = []
     for kernel in (count_ones_by_class, twin(count_ones_by_class)):
         by_row = np.zeros((rows, 4), dtype=np.int64)
         by_column = np.zeros((columns, 3), dtype=np.int64)
-        assert kernel(mask, row_classes, column_classes, by_row, by_column) == OK
+        assert kernel(ones, row_classes, column_classes, by_row, by_column) == OK
         counted.append((by_row.tolist(), by_column.tolist()))
     assert counted[0] == counted[1]
     expected = [
-        [int(mask[row, column_classes == kind].sum()) for kind in range(4)] for row in range(rows)
+        [int(ones[row, column_classes == kind].sum()) for kind in range(4)] for row in range(rows)
     ]
     assert counted[0][0] == expected
+    assert counted[0][1] == [
+        [int(ones[row_classes == kind, column].sum()) for kind in range(3)]
+        for column in range(columns)
+    ]
 
 
 @pytest.mark.parametrize(

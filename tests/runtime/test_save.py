@@ -206,12 +206,31 @@ def test_refused_names_leave_the_old_file(name: str, tmp_path: Path) -> None:
         {"tensors": {}, "metadata": {"k": "a\0b"}},
         {"tensors": {}, "programs": {name: b""}},
         {"tensors": {"w": np.zeros((0, 1 << 50), dtype="u1")}},
+        {"tensors": {"w": np.zeros((1 << 30, 0, 1 << 20), dtype="u1")}},
+        {"tensors": {"w": torch.empty((0, 1 << 31, 1 << 31))}},
     ]
     for options in refused:
         with pytest.raises(SpqError) as caught:
             spq.save(path=path, **options)
         assert caught.value.code is Reason.BAD_ARGUMENT
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.parametrize("name", [None, 7, b"w", ("w",)])
+def test_what_is_no_text_is_refused(name: Any, tmp_path: Path) -> None:
+    refused: list[dict[str, Any]] = [
+        {"tensors": {name: np.zeros(3)}},
+        {"tensors": {"w": np.zeros(3), name: np.zeros(3)}},
+        {"tensors": {}, "metadata": {name: "v"}},
+        {"tensors": {}, "metadata": {"k": name}},
+        {"tensors": {}, "programs": {"x": b"", name: b""}},
+        {"tensors": {}, "programs": {"x": "text"}},
+    ]
+    for options in refused:
+        with pytest.raises(SpqError) as caught:
+            spq.save(path=tmp_path / "model.spq", **options)
+        assert caught.value.code is Reason.BAD_ARGUMENT
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- files ---------------------------------------------------------------------------------

@@ -40,6 +40,9 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "bytearray": lambda path: bytearray(path.read_bytes()),
     "memoryview": lambda path: memoryview(path.read_bytes()),
     "matrix": lambda path: np.fromfile(path, dtype="<u4").reshape(5, 5).data,
+    "columns": lambda path: np.fromfile(path, dtype="u1").reshape(5, 20).T.copy().T.data,
+    "every second": lambda path: np.fromfile(path, dtype="u1").repeat(2)[::2].data,
+    "records": lambda path: np.fromfile(path, dtype=[("a", "<u2"), ("b", "u1", 3)]).data,
     "stream": lambda path: io.BytesIO(path.read_bytes()),
     "short reads": lambda path: ShortReads(path.read_bytes()),
 }
@@ -67,6 +70,40 @@ def test_other_types(file: Any) -> None:
         spq.open(file)
 
 
+def test_text_files(path: Path) -> None:
+    with path.open(encoding="latin-1") as file, pytest.raises(TypeError, match="a binary file"):
+        spq.open(file)  # type: ignore[arg-type]
+
+
+def test_sources_that_are_closed() -> None:
+    stream, view = io.BytesIO(CONTENT), memoryview(CONTENT)
+    stream.close()
+    view.release()
+    for file in (stream, view):
+        with pytest.raises(SpqError) as caught:
+            spq.open(file)
+        assert caught.value.code is Reason.BAD_ARGUMENT
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes", "stream", "stream closed by its owner"])
+def test_use_after_close(packed: bytes, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file.spq"
+    path.write_bytes(packed)
+    stream = io.BytesIO(packed)
+    file = {"path": path, "bytes": packed}.get(kind, stream)
+    archive = spq.open(cast("BinaryIO", file))
+    (stream if kind.endswith("owner") else archive).close()
+    for use in (archive.tensors, archive.verify, lambda: archive.get_tensor("a")):
+        with pytest.raises(SpqError) as caught:
+            use()
+        assert caught.value.code is Reason.BAD_ARGUMENT
+    with pytest.raises(SpqError), archive:
+        archive.program("onnx")
+    assert archive.keys() == list("abcdef")
+    archive.close()
+    archive.close()
+
+
 def test_missing_files(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path, tmp_path / "missing" / "file"):
         with pytest.raises(OSError, match=r"No such file|directory"):
@@ -77,7 +114,7 @@ def test_missing_files(tmp_path: Path) -> None:
 def packed() -> bytes:
     stream = io.BytesIO()
     tensors = {name: np.arange(3000, dtype="f4").reshape(50, 60) % 5 for name in "abcdef"}
-    spq.save(tensors, stream)
+    spq.save(tensors, stream, programs={"onnx": b"graph"})
     return stream.getvalue()
 
 

@@ -21,6 +21,12 @@ for kind in ("u1", "i2", "f4", "f8"):
     tensors["even" + kind] = (values * (random.random(values.shape) < 0.05)).astype(kind)
     uneven = random.random(values.shape) < 0.3 * (random.random(200) < 0.2)
     tensors["uneven" + kind] = (values * uneven).astype(kind)
+    kernels = values[:, :180].reshape(60, 100, 3, 3) * (random.random((60, 100, 1, 1)) < 0.2)
+    tensors["kernels" + kind] = kernels.astype(kind)
+    uneven = random.random((60, 100, 1, 1)) < 0.8 * (random.random((60, 1, 1, 1)) < 0.3)
+    tensors["uneven kernels" + kind] = (kernels * uneven).astype(kind)
+    if kind != "u1":
+        tensors["planes" + kind] = (random.normal(size=3000) * 99).astype(kind)
 stream = io.BytesIO()
 spq.save(tensors, stream)
 with spq.open(stream.getvalue()) as archive:
@@ -45,9 +51,16 @@ def test_compiles_everything_into_the_chosen_folder(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     assert child("import spq; print(spq.warmup())", folder) == str(folder)
     compiled = sorted(path.name for path in folder.rglob("*.nbc"))
-    for kernel in ("decode_symbols", "encode_symbols", "scatter_levels", "index_levels"):
+    for kernel in (
+        "decode_symbols",
+        "encode_symbols",
+        "scatter_values",
+        "gather_values",
+        "index_levels",
+        "join_planes",
+    ):
         assert any(kernel in name for name in compiled)
-    assert child(SAVE_AND_LOAD, folder) == "dense sparse"
+    assert child(SAVE_AND_LOAD, folder) == "dense planes sparse"
     assert sorted(path.name for path in folder.rglob("*.nbc")) == compiled
 
 

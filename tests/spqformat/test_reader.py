@@ -254,11 +254,13 @@ HUGE = (1 << 48,)
         (directory(raw(b"\xed\xa0\x80")), "not UTF-8"),
         (directory(raw(b"\xc0\x80")), "not UTF-8"),
         (directory(raw(b"n" * 1025)), "at most 1024"),
-        (directory(b"\1w\4"), "encoding 4 is unknown"),
+        (directory(b"\1w\5"), "encoding 5 is unknown"),
         (directory(raw(b"w", dtype=13)), "element type 13 is unknown"),
         (directory(raw(b"w", shape=(1,) * 33)), "rank 33"),
         (directory(raw(b"w", shape=((1 << 48) + 1,))), "at most"),
         (directory(raw(b"w", shape=(*HUGE, 2))), "more than"),
+        (directory(raw(b"w", b"", shape=(0, *HUGE, *HUGE)), data=b""), "more than"),
+        (directory(raw(b"w", b"", shape=(*HUGE, 2, 0)), data=b""), "more than"),
         (directory(raw(b"w", shape=(1 << 32, 1 << 32))), "more than"),
         (directory(raw(b"w", shape=(5,))), "another length"),
         (directory(raw(b"w", shape=(3,))), "another length"),
@@ -292,7 +294,7 @@ def test_the_largest_name_and_rank_are_read() -> None:
 
 def test_empty_and_scalar() -> None:
     file = directory(
-        raw(b"empty", b"", dtype=DType.F32, shape=(1 << 48, 0)),
+        raw(b"empty", b"", dtype=DType.F32, shape=(1 << 30, 0, 1 << 18)),
         raw(b"scalar", dtype=DType.F32, shape=()),
     )
     container = read(file.written())
@@ -326,6 +328,7 @@ def test_metadata() -> None:
         (with_crc(pairs((b"a" * 1025, b""))), Reason.BAD_METADATA, "at most 1024"),
         (with_crc(b"\1a"), Reason.BAD_METADATA, "0 are left"),
         (with_crc(b"\1a\5abcd"), Reason.BAD_METADATA, "4 are left"),
+        (with_crc(b""), Reason.BAD_METADATA, "empty map"),
     ],
 )
 def test_metadata_rules(section: bytes, reason: Reason, part: str) -> None:
@@ -364,6 +367,7 @@ def test_programs() -> None:
         (b"abc", Reason.BAD_PROGRAM, "too short"),
         (u32(3) + b"abc", Reason.BAD_PROGRAM, "too short"),
         (u32(99) + b"abcd", Reason.BAD_PROGRAM, "are announced"),
+        (programs(payload=b""), Reason.BAD_PROGRAM, "has no program"),
         (u32(8) + b"abcdabcd", Reason.CHECKSUM_MISMATCH, "program"),
         (
             programs(program(b"b", b""), program(b"a", b""), payload=b""),

@@ -1,7 +1,5 @@
 """Codebooks, frequencies, tables of tensors: what is written is read, the rest refused."""
 
-from fractions import Fraction
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,20 @@ from numpy.typing import NDArray
 
 from spqformat import Reason, SpqError
 from spqformat.cursor import Cursor, signed_varint, varint
-from spqformat.ids import MAX_FREQ_LOG2, CodebookKind, DType, Encoding, TableKind
+from spqformat.ids import (
+    MAX_CONTEXTS,
+    MAX_FREQ_LOG2,
+    MAX_SYMBOL_BITS,
+    CodebookKind,
+    DType,
+    Encoding,
+    TableKind,
+)
 from spqformat.model import Part, TensorRecord
 from spqformat.tables import (
     Codebook,
-    bernoulli_frequencies,
     flat_frequencies,
+    markov_frequencies,
     read_codebook,
     read_dense_tables,
     read_freq_log2,
@@ -28,9 +34,11 @@ from spqformat.tables import (
     write_bernoulli,
     write_classes,
     write_codebook,
+    write_contexts,
     write_dense_head,
     write_explicit,
     write_flat,
+    write_markov,
     write_one_class,
     write_sparse_shape,
 )
@@ -185,58 +193,119 @@ def test_flat() -> None:
     assert flat_frequencies(256, 8).tolist() == [1] * 256
 
 
-def bernoulli_by_fractions(density: int, max_ones: int, freq_log2: int) -> list[int] | None:
-    """The rule of the format in exact fractions."""
-    share = Fraction(density, 1 << 16)
-    chances = [share**ones * (1 - share) ** (8 - ones) for ones in range(max_ones + 1)]
-    whole = sum(chance * comb(8, ones) for ones, chance in enumerate(chances))
-    table = [0] * 256
-    for byte in range(256):
-        ones = byte.bit_count()
-        if ones <= max_ones:
-            table[byte] = max(1, int(chances[ones] / whole * (1 << freq_log2)))
-    most = table.index(max(table))
+def chain_in_integers(
+    densities: tuple[int, int, int], max_ones: int, symbol_bits: int, freq_log2: int
+) -> list[int] | None:
+    """The rule of the format, bit by bit, in unbounded integers."""
+    first, after_zero, after_one = densities
+    weights = {}
+    for symbol in range(1 << symbol_bits):
+        if symbol.bit_count() > max_ones:
+            continue
+        weight, density = 1 << 32, first
+        for one in f"{symbol:0{symbol_bits}b}"[::-1]:
+            weight = weight * (density if one == "1" else 65536 - density) // 65536
+            density = after_one if one == "1" else after_zero
+        weights[symbol] = weight
+    whole = max(sum(weights.values()), 1)
+    table = [0] * (1 << symbol_bits)
+    for symbol, weight in weights.items():
+        table[symbol] = max(weight * (1 << freq_log2) // whole, 1)
+    most = max(range(len(table)), key=table.__getitem__)
     table[most] += (1 << freq_log2) - sum(table)
     return table if table[most] > 0 else None
 
 
-@quick
+density_of = st.one_of(st.integers(1, 65535), st.sampled_from([1, 6554, 32768, 65535]))
+
+
+@settings(quick, max_examples=400)
 @given(
-    st.one_of(st.integers(1, 65535), st.sampled_from([1, 6554, 32768, 65535])),
-    st.integers(1, 8),
+    st.tuples(density_of, density_of, density_of),
+    st.integers(1, MAX_SYMBOL_BITS),
+    st.integers(0, MAX_SYMBOL_BITS),
     st.integers(1, MAX_FREQ_LOG2),
 )
-def test_bernoulli_is_exact(density: int, max_ones: int, freq_log2: int) -> None:
-    table = bernoulli_frequencies(density, max_ones, freq_log2)
-    expected = bernoulli_by_fractions(density, max_ones, freq_log2)
+def test_markov_is_exact(
+    densities: tuple[int, int, int], symbol_bits: int, max_ones: int, freq_log2: int
+) -> None:
+    max_ones = min(max_ones, symbol_bits)
+    table = markov_frequencies(*densities, max_ones, symbol_bits, freq_log2)
+    expected = chain_in_integers(densities, max_ones, symbol_bits, freq_log2)
     assert (table if table is None else table.tolist()) == expected
     if expected is not None:
-        assert frequencies(write_bernoulli(density, max_ones), 256, freq_log2) == expected
+        written = write_markov(*densities, max_ones)
+        assert frequencies(written, 1 << symbol_bits, freq_log2) == expected
+
+
+@quick
+@given(density_of, st.integers(1, MAX_SYMBOL_BITS), st.data(), st.integers(1, MAX_FREQ_LOG2))
+def test_bernoulli_is_exact(
+    density: int, symbol_bits: int, data: st.DataObject, freq_log2: int
+) -> None:
+    max_ones = data.draw(st.integers(1, symbol_bits))
+    expected = chain_in_integers((density,) * 3, max_ones, symbol_bits, freq_log2)
+    reader = cursor(write_bernoulli(density, max_ones))
+    if expected is None:
+        with pytest.raises(SpqError, match="does not fit"):
+            read_frequencies(reader, 1 << symbol_bits, freq_log2)
+    else:
+        written = write_bernoulli(density, max_ones)
+        assert frequencies(written, 1 << symbol_bits, freq_log2) == expected
+
+
+def bernoulli(density: int, max_ones: int, freq_log2: int) -> NDArray[np.uint32]:
+    found = markov_frequencies(density, density, density, max_ones, 8, freq_log2)
+    assert found is not None
+    return found
 
 
 def test_bernoulli_values() -> None:
-    def table(density: int, max_ones: int, freq_log2: int) -> NDArray[np.uint32]:
-        found = bernoulli_frequencies(density, max_ones, freq_log2)
-        assert found is not None
-        return found
-
-    assert table(0, 0, 9).tolist() == [512, *[0] * 255]
-    assert table(32768, 8, 12).tolist() == [16] * 256
-    tenth = table(6554, 8, 12)
+    assert bernoulli(0, 0, 9).tolist() == [512, *[0] * 255]
+    assert bernoulli(32768, 8, 12).tolist() == [16] * 256
+    tenth = bernoulli(6554, 8, 12)
     assert tenth[[1, 3, 7, 15, 255]].tolist() == [195, 21, 2, 1, 1]
     assert int(tenth[0]) == 4096 - int(tenth[1:].sum())
-    assert int(np.argmax(table(65535, 8, 14))) == 255
-    assert bernoulli_frequencies(32768, 8, 7) is None
+    assert int(np.argmax(bernoulli(65535, 8, 14))) == 255
+    assert markov_frequencies(*(32768,) * 3, 8, 8, 7) is None
+
+
+def test_markov_values() -> None:
+    table = markov_frequencies(32768, 16384, 49152, 3, 3, 8)
+    assert table is not None
+    assert table.tolist() == [72, 24, 8, 24, 24, 8, 24, 72]
+    one_bit = markov_frequencies(16384, 1, 65535, 1, 1, 8)
+    assert one_bit is not None
+    assert one_bit.tolist() == [192, 64]
+    # Every weight is rounded down to nothing.
+    nothing = markov_frequencies(65535, 65535, 65535, 0, 9, 4)
+    assert nothing is not None
+    assert nothing.tolist() == [16, *[0] * 511]
+
+
+def test_written_masks() -> None:
+    assert write_bernoulli(0x1234, 5) == b"\2\x34\x12\5"
+    assert write_markov(1, 0x203, 0xFFFE, 9) == b"\3\1\0\3\2\xfe\xff\x09"
 
 
 @pytest.mark.parametrize(
     ("data", "alphabet", "part"),
     [
-        (b"\3", 4, "kind 3 is unknown"),
+        (b"\4", 4, "kind 4 is unknown"),
         (b"\1", 3, "flat table"),
         (b"\1", 512, "flat table"),
-        (b"\2\1\0\1", 16, "parameters out of range"),
+        (b"\2\1\0\1", 1, "alphabet of masks"),
+        (b"\2\1\0\1", 15, "alphabet of masks"),
+        (b"\3\1\0\1\0\1\0\1", 96, "alphabet of masks"),
+        (b"\3\1\0\1\0\1\0\1", 1024, "alphabet of masks"),
         (b"\2\1\0\x09", 256, "parameters out of range"),
+        (b"\2\1\0\x02", 2, "parameters out of range"),
+        (b"\3\1\0\1\0\1\0\x0a", 512, "parameters out of range"),
+        (b"\3\0\0\1\0\1\0\1", 16, "parameters out of range"),
+        (b"\3\1\0\0\0\1\0\1", 16, "parameters out of range"),
+        (b"\3\1\0\1\0\0\0\1", 16, "parameters out of range"),
+        (b"\3" + bytes(7), 16, "parameters out of range"),
+        (b"\3\1\0\1\0\1\0", 16, "1 bytes are announced"),
         (b"\2\0\0\1", 256, "parameters out of range"),
         (b"\2\1\0\0", 256, "parameters out of range"),
         (b"\2\1\0", 256, "1 bytes are announced"),
@@ -245,6 +314,9 @@ def test_bernoulli_values() -> None:
         (b"\0" + varint(255) + b"\0\0", 2, "do not add up"),
         (b"\0\0\2", 2, "at most 1"),
         (b"\0\1", 2, "0 are left"),
+        (b"\0\0\0\0\0" + varint(256), 3, "split"),
+        (b"\0\0\1\0\0" + varint(256), 4, "split"),
+        (b"\0" + varint(256) + b"\0\0\0\1", 4, "split"),
         (b"", 2, "0 are left"),
     ],
 )
@@ -254,9 +326,10 @@ def test_refused_frequencies(data: bytes, alphabet: int, part: str) -> None:
     assert caught.value.code is Reason.BAD_TABLES
 
 
-def test_bernoulli_that_does_not_fit_is_refused() -> None:
+@pytest.mark.parametrize("table", [write_bernoulli(32768, 8), write_markov(1, 2, 3, 8)])
+def test_masks_that_do_not_fit_are_refused(table: bytes) -> None:
     with pytest.raises(SpqError, match="does not fit"):
-        read_frequencies(cursor(write_bernoulli(32768, 8)), 256, 7)
+        read_frequencies(cursor(table), 256, 7)
 
 
 @pytest.mark.parametrize("value", [0, MAX_FREQ_LOG2 + 1, 255])
@@ -272,10 +345,11 @@ HALVES = bytes([1]) + write_explicit(np.array([1, 1], dtype=np.uint32))
 DENSE = write_dense_head(TWO_LEVELS, 8, 8) + HALVES
 FLAT_MASK = bytes([8, TableKind.FLAT])
 SPARSE = (
-    write_sparse_shape(TWO_LEVELS, 8, 1)
+    write_sparse_shape(TWO_LEVELS, 8, 1, 8, 1)
     + write_one_class()
     + write_one_class()
     + FLAT_MASK
+    + bytes([8])
     + HALVES
 )
 
@@ -343,28 +417,17 @@ def test_symbols_without_a_level_are_refused() -> None:
 def test_sparse_tables() -> None:
     tables = read_sparse_tables(SPARSE, record(Encoding.SPARSE, 3))
     assert (tables.row_length, tables.rows_per_chunk) == (8, 1)
+    assert (tables.symbol_bits, tables.unit_columns) == (8, 1)
     assert (tables.row_class_count, tables.column_class_count) == (1, 1)
     assert tables.row_stream is None
+    assert tables.context_of_classes.tolist() == [[0]]
     assert tables.mask_frequencies.shape == (1, 256)
+    assert tables.index_bits == 8
     assert tables.value_frequencies.tolist() == [1, 1]
 
 
-def test_sparse_tables_with_classes() -> None:
-    classes = write_classes(2, 1, HALVES[1:], b"abcd")
-    data = (
-        write_sparse_shape(TWO_LEVELS, 8, 3)
-        + classes
-        + classes
-        + bytes([8])
-        + bytes([TableKind.FLAT]) * 4
-        + HALVES
-    )
-    tables = read_sparse_tables(data, record(Encoding.SPARSE, 1))
-    assert tables.mask_frequencies.shape == (4, 256)
-    for stream, count in ((tables.row_stream, 3), (tables.column_stream, 8)):
-        assert stream is not None
-        assert (stream.count, stream.stream) == (count, b"abcd")
-        assert stream.frequencies.tolist() == [1, 1]
+def classes_of(count: int, stream: bytes = b"") -> bytes:
+    return write_classes(count, 8, write_explicit(np.eye(1, count, dtype="u4")[0] * 256), stream)
 
 
 def sparse(
@@ -372,14 +435,116 @@ def sparse(
     levels: tuple[int, ...] = (1, 2),
     row_length: int = 8,
     rows_per_chunk: int = 1,
+    view: tuple[int, int] = (8, 1),
     rows: bytes = b"\1",
     columns: bytes = b"\1",
+    contexts: bytes = b"",
     masks: bytes = FLAT_MASK,
+    index_bits: int = 8,
     values: bytes = HALVES,
 ) -> bytes:
     codebook = Codebook(CodebookKind.FULL, np.array(levels, dtype="<u1"))
-    shape = write_sparse_shape(codebook, row_length, rows_per_chunk)
-    return shape + rows + columns + masks + values
+    shape = write_sparse_shape(codebook, row_length, rows_per_chunk, *view)
+    return shape + rows + columns + contexts + masks + bytes([index_bits]) + values
+
+
+@pytest.mark.parametrize("symbol_bits", range(1, MAX_SYMBOL_BITS + 1))
+@pytest.mark.parametrize("sorted_columns", [False, True])
+def test_units_of_columns(symbol_bits: int, sorted_columns: bool) -> None:
+    unit_columns = 1 if sorted_columns else symbol_bits
+    data = sparse(
+        row_length=10,
+        rows_per_chunk=3,
+        view=(symbol_bits, unit_columns),
+        rows=classes_of(2, b"abcd"),
+        columns=classes_of(3, b"efgh"),
+        contexts=bytes([0, 1, 0, 2, 2, 1]),
+        masks=bytes([9, *[TableKind.FLAT] * 3]),
+    )
+    tables = read_sparse_tables(data, record(Encoding.SPARSE, 1))
+    assert (tables.symbol_bits, tables.unit_columns) == (symbol_bits, unit_columns)
+    assert (tables.row_class_count, tables.column_class_count) == (2, 3)
+    assert tables.context_of_classes.tolist() == [[0, 1, 0], [2, 2, 1]]
+    assert write_contexts(tables.context_of_classes) == bytes([0, 1, 0, 2, 2, 1])
+    assert tables.mask_frequencies.shape == (3, 1 << symbol_bits)
+    assert tables.row_stream is not None
+    assert tables.column_stream is not None
+    assert (tables.row_stream.count, tables.row_stream.stream) == (2, b"abcd")
+    unit_count = -(-10 // unit_columns)
+    assert (tables.column_stream.count, tables.column_stream.stream) == (unit_count, b"efgh")
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (16, 1), (8, 8), (16, 16)])
+@pytest.mark.parametrize("context_count", [1, 2, MAX_CONTEXTS])
+def test_contexts(counts: tuple[int, int], context_count: int) -> None:
+    pairs = counts[0] * counts[1]
+    contexts = np.minimum(np.arange(pairs), context_count - 1).astype(np.uint8)
+    context_count = min(context_count, pairs)
+    one = write_one_class()
+    data = sparse(
+        rows=classes_of(counts[0]) if counts[0] > 1 else one,
+        columns=classes_of(counts[1]) if counts[1] > 1 else one,
+        contexts=contexts.tobytes(),
+        masks=bytes([8, *[TableKind.FLAT] * context_count]),
+    )
+    tables = read_sparse_tables(data, record(Encoding.SPARSE, 3))
+    assert np.array_equal(tables.context_of_classes, contexts.reshape(counts))
+    assert tables.mask_frequencies.shape == (context_count, 256)
+
+
+def with_contexts(*contexts: int, tables: int = 1, row_classes: int = 2) -> bytes:
+    """Tables of two column classes and several row classes."""
+    return sparse(
+        rows=classes_of(row_classes),
+        columns=classes_of(2),
+        contexts=bytes(contexts),
+        masks=bytes([8, *[TableKind.FLAT] * tables]),
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_contexts(1, 0, 0, 0, tables=2),
+        with_contexts(0, 2, 1, 1, tables=3),
+        with_contexts(0, 1, 3, 2, tables=4),
+        with_contexts(0, 0, 0, 2, tables=3),
+        with_contexts(255, 0, 0, 0, tables=1),
+        with_contexts(0, 255, 0, 0, tables=1),
+        with_contexts(0, 1, 1, 255, tables=2),
+        sparse(
+            rows=classes_of(16),
+            columns=classes_of(5),
+            contexts=bytes(range(80)),
+            masks=bytes([8, *[TableKind.FLAT] * 80]),
+        ),
+        sparse(
+            rows=classes_of(16),
+            columns=classes_of(5),
+            contexts=bytes([*range(65), *bytes(15)]),
+            masks=bytes([8, *[TableKind.FLAT] * 65]),
+        ),
+    ],
+)
+def test_contexts_are_numbered_as_they_appear(data: bytes) -> None:
+    refused(read_sparse_tables, data, 3, "not numbered in order")
+
+
+@pytest.mark.parametrize("level_count", [1, 2, 15, 16])
+def test_pairs_of_values(level_count: int) -> None:
+    levels = tuple(range(1, level_count + 1))
+    counts = np.zeros(256, dtype=np.uint32)
+    np.add.at(counts, [0, (level_count - 1) * 17], 1)
+    data = sparse(levels=levels, index_bits=4, values=b"\1" + write_explicit(counts))
+    tables = read_sparse_tables(data, record(Encoding.SPARSE, 3))
+    assert tables.index_bits == 4
+    assert tables.value_frequencies.tolist() == counts.tolist()
+    for impossible in (level_count, level_count << 4):
+        if level_count < 16:
+            moved = np.zeros(256, dtype=np.uint32)
+            moved[[0, impossible]] = 1, 1
+            data = sparse(levels=levels, index_bits=4, values=b"\1" + write_explicit(moved))
+            refused(read_sparse_tables, data, 3, "the codebook lacks")
 
 
 @pytest.mark.parametrize(
@@ -391,20 +556,32 @@ def sparse(
         (sparse(row_length=21), 1, "at most 20"),
         (sparse(rows_per_chunk=0), 3, "rows_per_chunk"),
         (sparse(rows_per_chunk=(1 << 21) + 1), 1, "rows_per_chunk"),
+        (sparse(view=(0, 1)), 3, "symbol_bits or unit_columns"),
+        (sparse(view=(0, 0)), 3, "symbol_bits or unit_columns"),
+        (sparse(view=(10, 1)), 3, "symbol_bits or unit_columns"),
+        (sparse(view=(10, 10)), 3, "symbol_bits or unit_columns"),
+        (sparse(view=(255, 1)), 3, "symbol_bits or unit_columns"),
+        (sparse(view=(8, 0)), 3, "symbol_bits or unit_columns"),
+        (sparse(view=(8, 2)), 3, "symbol_bits or unit_columns"),
+        (sparse(view=(8, 9)), 3, "symbol_bits or unit_columns"),
+        (sparse(view=(1, 2)), 3, "symbol_bits or unit_columns"),
         (sparse(rows=b"\0"), 3, "0 density classes"),
         (sparse(columns=bytes([17])), 3, "17 density classes"),
         (sparse(rows=b"\2\0"), 3, "freq_log2"),
         (sparse(rows=write_classes(2, 1, HALVES[1:], b"")[:-1] + b"\x7f"), 3, "at most"),
-        (
-            sparse(
-                rows=write_classes(16, 4, b"\1", b""),
-                columns=write_classes(8, 3, b"\1", b""),
-            ),
-            3,
-            "128 contexts",
-        ),
+        (sparse(rows=classes_of(2), masks=b"", values=b"")[:-1], 3, "2 bytes are announced"),
+        (sparse(rows=classes_of(2), contexts=b"\0\1", masks=b"\x08\1"), 3, "kind 8 is unknown"),
+        (sparse(masks=bytes([0, 1])), 3, "freq_log2"),
         (sparse(masks=bytes([16, 1])), 3, "freq_log2"),
         (sparse(masks=bytes([7, 1])), 3, "flat table"),
+        (sparse(view=(9, 1)), 3, "flat table"),
+        (sparse(index_bits=0), 3, "index_bits"),
+        (sparse(index_bits=1), 3, "index_bits"),
+        (sparse(index_bits=2), 3, "index_bits"),
+        (sparse(index_bits=16), 3, "index_bits"),
+        (sparse(levels=tuple(range(1, 18)), index_bits=4), 3, "index_bits"),
+        (sparse(index_bits=4, values=FLAT_MASK), 3, "the codebook lacks"),
+        (sparse(values=bytes([0, 1])), 3, "freq_log2"),
         (sparse(values=HALVES + b"\0"), 3, "left over"),
         (sparse(values=b""), 3, "0 are left"),
         (sparse(), 2, "ask for 3 chunks, the directory has 2"),
@@ -413,6 +590,11 @@ def sparse(
 )
 def test_refused_sparse_tables(data: bytes, chunks: int, part: str) -> None:
     refused(read_sparse_tables, data, chunks, part)
+
+
+@pytest.mark.parametrize("length", range(len(SPARSE)))
+def test_sparse_tables_that_end_early(length: int) -> None:
+    refused(read_sparse_tables, SPARSE[:length], 3, "announced|are left|goes on")
 
 
 def test_short_rows_only_for_few_elements() -> None:

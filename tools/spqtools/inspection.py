@@ -172,5 +172,5 @@ def _row(archive: spq.Archive, name: str) -> TensorRow:
         encoding=info.encoding,
         stored_bytes=info.stored_bytes,
         zeros=values.size - nonzero.size,
-        levels=None if info.encoding == "raw" else int(np.unique(patterns).size),
+        levels=None if info.encoding in ("raw", "planes") else int(np.unique(patterns).size),
     )
