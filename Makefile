@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-SOURCES := spqformat runtime/spq tools/spqtools spec tests
 
 .PHONY: demo test check bench fuzz clean
 .DEFAULT_GOAL := test

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from spqformat.coded import check_chunk_count, read_chunk_elements, tables_cursor
 from spqformat.cursor import Cursor, varint
-from spqformat.errors import Reason
-from spqformat.ids import MAX_CHUNK_ELEMENTS, DType, PlaneMode
+from spqformat.frequency_tables import BYTE_ALPHABET, Frequencies, read_freq_log2, read_frequencies
+from spqformat.ids import DType, PlaneMode
 from spqformat.model import TensorRecord
-from spqformat.tables import BYTE_ALPHABET, Frequencies, read_freq_log2, read_frequencies
 
 _ROTATED = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
 
@@ -51,17 +51,11 @@ def sign_last(dtype: DType) -> bool:
 
 def read_planes_tables(raw: bytes, record: TensorRecord) -> PlanesTables:
     """Read and validate the tables of a tensor in planes; refuses with `bad_tables`."""
-    cursor = Cursor(raw, record.name, record.parts[0].offset, Reason.BAD_TABLES)
-    chunk_elements = cursor.varint(MAX_CHUNK_ELEMENTS)
-    if chunk_elements == 0 or chunk_elements % 8:
-        raise cursor.refuse("chunk_elements is not a positive multiple of 8")
+    cursor = tables_cursor(raw, record)
+    chunk_elements = read_chunk_elements(cursor)
     planes = tuple(_read_plane(cursor) for _ in range(record.dtype.item_bytes))
     cursor.finish()
-    chunk_count = -(-record.element_count // chunk_elements)
-    if len(record.parts) - 1 != chunk_count:
-        raise cursor.refuse(
-            f"the tables ask for {chunk_count} chunks, the directory has {len(record.parts) - 1}"
-        )
+    check_chunk_count(record, -(-record.element_count // chunk_elements), cursor)
     return PlanesTables(chunk_elements, planes)
 
 

@@ -17,13 +17,10 @@ from spq.indices import levels_of_symbols
 from spq.planes import PlanesDecoder
 from spq.sparse import SparseDecoder
 from spqformat import Reason, SpqError
+from spqformat.coded import bad_stream
+from spqformat.dense_tables import DenseTables, read_dense_tables
 from spqformat.ids import DType, Encoding
 from spqformat.model import TensorRecord
-from spqformat.tables import (
-    DenseTables,
-    bad_stream,
-    read_dense_tables,
-)
 
 ReadPart = Callable[[TensorRecord, int], bytes]
 """Returns the checked bytes of a tensor's part."""

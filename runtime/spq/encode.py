@@ -11,15 +11,10 @@ from spq.frequencies import CodedTable
 from spq.indices import index_table, pack_indices
 from spq.planes import encode_planes
 from spq.sparse import encode_sparse, views
+from spqformat.codebook import Codebook, smallest_codebook, uniform_codebook
 from spqformat.cursor import varint
+from spqformat.dense_tables import dense_alphabet, write_dense_head
 from spqformat.ids import DType, Encoding
-from spqformat.tables import (
-    Codebook,
-    dense_alphabet,
-    smallest_codebook,
-    uniform_codebook,
-    write_dense_head,
-)
 from spqformat.writer import EncodedTensor
 
 _CHUNK_ELEMENTS = 1 << 19

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spqformat.tables import (
+from spqformat.frequency_tables import (
     Frequencies,
     flat_frequencies,
     markov_frequencies,

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq.frequencies import CodedTable, cheapest_table
-from spqformat.tables import dense_alphabet
+from spqformat.dense_tables import dense_alphabet
 
 
 def pack_indices(indices: NDArray[np.uint8], index_bits: int) -> NDArray[np.uint8]:

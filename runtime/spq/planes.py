@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from spq import rans
 from spq.frequencies import cheapest_table
 from spqformat import Reason
+from spqformat.coded import bad_stream
 from spqformat.cursor import Cursor, varint
+from spqformat.frequency_tables import BYTE_ALPHABET
 from spqformat.ids import DType, Encoding
 from spqformat.model import TensorRecord
 from spqformat.plane_tables import (
@@ -23,7 +25,6 @@ from spqformat.plane_tables import (
     write_planes_tables,
     write_stored_plane,
 )
-from spqformat.tables import BYTE_ALPHABET, bad_stream
 from spqformat.writer import EncodedTensor
 
 _CHUNK_ELEMENTS = 1 << 19

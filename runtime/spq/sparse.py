@@ -11,15 +11,15 @@ from spq.classes import DensityClasses, find_density_classes, one_class
 from spq.frequencies import CodedTable, cheapest_table, mask_table
 from spq.indices import index_table, levels_of_symbols, pack_indices
 from spqformat import Reason
+from spqformat.codebook import Codebook
+from spqformat.coded import bad_stream
 from spqformat.cursor import Cursor, varint
+from spqformat.dense_tables import dense_alphabet
 from spqformat.ids import MIN_ROW_LENGTH
 from spqformat.model import TensorRecord
-from spqformat.tables import (
+from spqformat.sparse_tables import (
     ClassStream,
-    Codebook,
     SparseTables,
-    bad_stream,
-    dense_alphabet,
     read_sparse_tables,
     write_classes,
     write_contexts,

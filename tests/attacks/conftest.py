@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import spq
-from spqformat.tables import read_sparse_tables
+from spqformat.sparse_tables import read_sparse_tables
 
 
 def file_of(tensors: dict[str, Any], **options: Any) -> bytes:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 import spq
 from spq import decode, rans
+from spqformat.codebook import Codebook
+from spqformat.dense_tables import write_dense_head
+from spqformat.frequency_tables import flat_frequencies, write_flat
 from spqformat.ids import CodebookKind, DType, Encoding
 from spqformat.model import Part, TensorRecord
-from spqformat.tables import Codebook, flat_frequencies, write_dense_head, write_flat
 from spqformat.writer import EncodedTensor, serialise
 
 TENSORS = 200

@@ -24,8 +24,8 @@ from tests.bench import lenets
 RATIOS = {
     ("lenet_300_100", "mnist"): (45, 55, 65, 75, 90),
     ("lenet_5", "mnist"): (60, 90, 110, 140),
-    ("lenet_300_100", "fashion-mnist"): (20, 25, 30, 40),
-    ("lenet_5", "fashion-mnist"): (20, 30, 40, 50),
+    ("lenet_300_100", "fashion-mnist"): (20, 25, 30, 40, 50, 60),
+    ("lenet_5", "fashion-mnist"): (20, 30, 40, 50, 80),
 }
 _BATCH_SAMPLES = 1000
 _HEADS = (

@@ -19,7 +19,17 @@ from spq import rans
 from spq.encode import encode_tensor
 from spq.frequencies import normalise
 from spq.planes import split_planes
+from spqformat.codebook import Codebook, uniform_codebook
 from spqformat.cursor import varint
+from spqformat.dense_tables import dense_alphabet, read_dense_tables, write_dense_head
+from spqformat.frequency_tables import (
+    flat_frequencies,
+    markov_frequencies,
+    write_bernoulli,
+    write_explicit,
+    write_flat,
+    write_markov,
+)
 from spqformat.ids import CodebookKind, DType, Encoding, TableKind
 from spqformat.plane_tables import (
     read_planes_tables,
@@ -29,21 +39,10 @@ from spqformat.plane_tables import (
     write_stored_plane,
 )
 from spqformat.reader import read_container
-from spqformat.tables import (
-    Codebook,
-    dense_alphabet,
-    flat_frequencies,
-    markov_frequencies,
-    read_dense_tables,
+from spqformat.sparse_tables import (
     read_sparse_tables,
-    uniform_codebook,
-    write_bernoulli,
     write_classes,
     write_contexts,
-    write_dense_head,
-    write_explicit,
-    write_flat,
-    write_markov,
     write_one_class,
     write_sparse_shape,
 )

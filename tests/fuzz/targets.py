@@ -28,19 +28,14 @@ from numpy.typing import NDArray
 import spq
 import spq._kernels
 from spqformat import Limits, Reason, SpqError
+from spqformat.codebook import Codebook, read_codebook, write_codebook
 from spqformat.cursor import Cursor
+from spqformat.dense_tables import read_dense_tables
+from spqformat.frequency_tables import read_frequencies, write_explicit
 from spqformat.ids import MAX_FREQ_LOG2, MAX_LEVELS, CodebookKind, DType, Encoding, TableKind
 from spqformat.model import Part, TensorRecord
 from spqformat.plane_tables import read_planes_tables
-from spqformat.tables import (
-    Codebook,
-    read_codebook,
-    read_dense_tables,
-    read_frequencies,
-    read_sparse_tables,
-    write_codebook,
-    write_explicit,
-)
+from spqformat.sparse_tables import read_sparse_tables
 from tests.fuzz import corpus
 from tests.fuzz.mutate import Draw, Mutator, read
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 import spq
 from spq import sparse
 from spq.encode import encode_tensor
-from spqformat import tables
+from spqformat import frequency_tables
+from spqformat.codebook import Codebook
 from spqformat.ids import CodebookKind, DType, Encoding
-from spqformat.tables import Codebook, SparseTables, read_sparse_tables
+from spqformat.sparse_tables import SparseTables, read_sparse_tables
 from spqformat.writer import EncodedTensor, serialise
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=400)
@@ -345,13 +346,13 @@ def test_vectors_are_flat() -> None:
 
 def test_markov_tables_and_pairs_occur(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
-    original = tables.markov_frequencies
+    original = frequency_tables.markov_frequencies
 
     def noted(*arguments: int) -> Any:
         seen.append(arguments)
         return original(*arguments)
 
-    monkeypatch.setattr(tables, "markov_frequencies", noted)
+    monkeypatch.setattr(frequency_tables, "markov_frequencies", noted)
     # Runs in both orders, so that neither a few explicit symbols nor independent bits will do.
     found = sparse_tables(clustered((48, 40, 3, 3), 7))
     assert any(first != after_one for first, _, after_one, *_ in seen)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from spq.frequencies import CodedTable, cheapest_table, explicit_table, mask_table, normalise
 from spqformat import Reason
 from spqformat.cursor import Cursor
+from spqformat.frequency_tables import read_frequencies
 from spqformat.ids import TableKind
-from spqformat.tables import read_frequencies
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=150)
 counts_of = st.lists(

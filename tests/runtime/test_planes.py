@@ -17,6 +17,7 @@ from spq.encode import encode_tensor
 from spq.planes import encode_planes, split_planes
 from spqformat import Reason, SpqError
 from spqformat.cursor import varint
+from spqformat.frequency_tables import write_explicit
 from spqformat.ids import DType, Encoding
 from spqformat.model import Part, TensorRecord
 from spqformat.plane_tables import (
@@ -27,7 +28,6 @@ from spqformat.plane_tables import (
     write_planes_tables,
     write_stored_plane,
 )
-from spqformat.tables import write_explicit
 from spqformat.writer import EncodedTensor, serialise
 
 FLOATS = [DType.F64, DType.F32, DType.F16, DType.BF16]

@@ -9,7 +9,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spqformat import Reason, SpqError
+from spqformat.codebook import (
+    Codebook,
+    read_codebook,
+    smallest_codebook,
+    uniform_codebook,
+    write_codebook,
+)
 from spqformat.cursor import Cursor, signed_varint, varint
+from spqformat.dense_tables import read_dense_tables, write_dense_head
+from spqformat.frequency_tables import (
+    flat_frequencies,
+    markov_frequencies,
+    read_freq_log2,
+    read_frequencies,
+    write_bernoulli,
+    write_explicit,
+    write_flat,
+    write_markov,
+)
 from spqformat.ids import (
     MAX_CONTEXTS,
     MAX_FREQ_LOG2,
@@ -20,25 +38,10 @@ from spqformat.ids import (
     TableKind,
 )
 from spqformat.model import Part, TensorRecord
-from spqformat.tables import (
-    Codebook,
-    flat_frequencies,
-    markov_frequencies,
-    read_codebook,
-    read_dense_tables,
-    read_freq_log2,
-    read_frequencies,
+from spqformat.sparse_tables import (
     read_sparse_tables,
-    smallest_codebook,
-    uniform_codebook,
-    write_bernoulli,
     write_classes,
-    write_codebook,
     write_contexts,
-    write_dense_head,
-    write_explicit,
-    write_flat,
-    write_markov,
     write_one_class,
     write_sparse_shape,
 )

@@ -102,7 +102,7 @@ def run_demo(folder: Path, progress: Progress) -> str:
             output=packed,
             arch=f"{__name__}:{build_network.__name__}",
             calibration=calibration,
-            options=Options(max_drop=0.5),
+            options=Options(max_drop=0.5, effort="fast"),
         ),
         progress,
     )
