@@ -39,7 +39,11 @@ def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> i
     # Fifty characters of four bytes each and the rest stay below the usual 255 bytes.
     partial = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.partial")
     written = 0
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        # The name of the partial file would tell nobody anything.
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
     try:
         with os.fdopen(descriptor, "wb") as stream:
             for piece in pieces:

@@ -212,3 +212,10 @@ def test_signal_between_two_pieces(target: Path) -> None:
         write_atomically(target, pieces())
     assert target.read_bytes() == OLD
     assert names(target.parent) == ["model.spq"]
+
+
+def test_a_missing_folder_is_told_by_the_name_that_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "model.spq"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(path, [b"1"])
+    assert caught.value.filename == str(path)
