@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from spq._bits import count_ones, expand, trailing_zeros
 from spq._jit import kernel
+from spqformat.ids import STATE_LOWER_BOUND
 
 OK = 0
 STREAM_TOO_SHORT = 1
@@ -17,7 +18,7 @@ STREAM_TOO_LONG = 2
 BAD_STATE = 3
 BAD_PADDING = 4
 
-_LOWER = np.uint32(1 << 16)
+_LOWER = np.uint32(STATE_LOWER_BOUND)
 _SIXTEEN = np.uint32(16)
 _LOW_HALF = np.uint32(0xFFFF)
 _EIGHT = np.uint64(8)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
@@ -322,15 +320,6 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], arch: str) -> None:
         first = str(error).strip().splitlines()[-1].strip()[:160]
         raise SpqError(Reason.MODEL_MISMATCH, f"{arch} refuses the state dict: {first}") from error
     module.eval()
-
-
-def state_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
-    """Return the tensors that NumPy can hold as arrays; bfloat16 ones are left out."""
-    return {
-        name: tensor.detach().cpu().contiguous().numpy()
-        for name, tensor in tensors.items()
-        if tensor.dtype is not torch.bfloat16
-    }
 
 
 def _damaged(path: Path) -> SpqError:

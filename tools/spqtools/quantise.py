@@ -14,7 +14,7 @@ from spqtools.evolve.moments import Moments
 from spqtools.evolve.student import Layer
 
 _ITERATIONS = 30
-# Rounds of assignment and placement; on the layers of tests/bench a fifth one gains nothing.
+# Rounds of assignment and placement, and passes over each row in a round.
 _ROUNDS = 4
 _SWEEPS = 3
 _DAMPING = 1e-4

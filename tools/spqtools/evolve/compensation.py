@@ -8,8 +8,9 @@ from spqtools.evolve.student import Layer
 
 # Share of the mean curvature that holds a row to its present weights.
 _DAMPING = 1e-3
-# Steps of conjugate gradients. On the layers of LeNet-300-100, 20 come within 0.4 % of the least
-# error that the support allows; 5 come within 9 %, which is enough to tell candidates apart.
+# Steps of conjugate gradients. On the layers of LeNet-300-100 at 5 to 30 % of their weights, 20
+# come within 0.4 % of the least error that the support allows; 5 come within 10 %, in its last
+# layer of 1,000 weights within 30 %, and only tell candidates apart.
 STEPS = 20
 RACING_STEPS = 5
 _TINY = 1e-30

@@ -17,8 +17,8 @@ from spqtools.evolve.student import Layer, Stop, Student
 
 _HELD_OUT_SHARE = 0.25
 _TILT_STEP = 0.35
-# What a zero saves: the survivor's place in the mask and its level, in bits. At 90 to 95 % zeros
-# both together measure 6 to 7 bits on the networks of tests/bench.
+# What a zero saves: the survivor's place in the mask and its level, in bits. The files of
+# tests/bench/RESULTS.md have 7 to 8 bits for each survivor, tables and biases among them.
 _BITS_PER_SURVIVOR = 6.5
 # A set of zeros costs more than its members one by one. Of 1/2 to 8, 4 to 8 gave LeNet-300-100 the
 # least divergence at 45x and at 65x.
