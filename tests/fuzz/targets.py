@@ -473,7 +473,8 @@ def _zip_changed(data: bytes, draw: Draw) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for entry, content in entries.items():
-            archive.writestr(entry, content)
+            # A name alone would get the present time, and equal seeds unequal inputs.
+            archive.writestr(zipfile.ZipInfo(entry), content)
     return stream.getvalue()
 
 
