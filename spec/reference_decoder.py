@@ -202,7 +202,7 @@ def read_header(data: bytes, limits: Limits) -> Header:
 
 # --- 4 Metadata and programs -----------------------------------------------------------------
 
-PROGRAM_CODECS = {0: "stored", 1: "zstd"}
+PROGRAM_CODECS = {0: "stored", 1: "zstd", 2: "zstd_dictionary"}
 
 
 @dataclass(frozen=True)
@@ -750,7 +750,7 @@ def decode_planes(data: bytes, record: TensorRecord) -> bytes:
 
 # --- 7 Entropy coder -------------------------------------------------------------------------
 
-STATE_LOWER_BOUND = 1 << 16
+STATE_LOWER_BOUND = 1 << 32
 
 
 class Coder:
@@ -776,21 +776,21 @@ class Coder:
 
     def decode(self, stream: bytes, contexts: Sequence[int]) -> list[int]:
         """Decode one symbol for each context and the whole stream (7.2)."""
-        lane_count = 8 if len(contexts) >= 2048 else 1
+        lane_count = 8 if len(contexts) >= 8192 else 1
         cursor = Cursor(stream, "bad_stream")
-        states = [cursor.integer(4) for _ in range(lane_count)]
+        states = [cursor.integer(8) for _ in range(lane_count)]
         for state in states:
-            cursor.require(state >= STATE_LOWER_BOUND, "a state is at least 2**16")
+            cursor.require(state >= STATE_LOWER_BOUND, "a state is at least 2**32")
         symbols = []
         for index, context in enumerate(contexts):
-            lane = index % lane_count
+            turn, lane = divmod(index, lane_count)
             slot = states[lane] % (1 << self._freq_log2)
             symbol = self._slot_symbols[context][slot]
             frequency = self._frequencies[context][symbol]
             start = self._starts[context][symbol]
             state = frequency * (states[lane] >> self._freq_log2) + slot - start
-            if state < STATE_LOWER_BOUND:
-                state = (state << 16) + cursor.integer(2)
+            if turn % 2 == 1 and state < STATE_LOWER_BOUND:
+                state = (state << 32) + cursor.integer(4)
             states[lane] = state
             symbols.append(symbol)
         cursor.finish()
@@ -819,7 +819,7 @@ MIN_ROW_LENGTH = 8
 
 @dataclass(frozen=True)
 class Program:
-    """The bytes of a program: as they are stored, so still compressed when the codec is zstd."""
+    """The bytes of a program: as they are stored, so still compressed unless that is "stored"."""
 
     codec: str
     decoded_bytes: int

@@ -1,7 +1,5 @@
 """Bounded reading and writing of the integers of the format; no other module slices sections."""
 
-import numpy as np
-
 from spqformat.errors import Reason, SpqError
 
 _VARINT_MAX_BYTES = 9  # 63 bits
@@ -54,6 +52,10 @@ class Cursor:
         self._position += count
         return self._data[start : self._position]
 
+    def rest(self) -> bytes:
+        """Return what is left without reading it."""
+        return self._data[self._position :]
+
     def u8(self) -> int:
         """Read one byte."""
         return self.take(1)[0]
@@ -83,22 +85,6 @@ class Cursor:
                     raise self.refuse(f"an integer is {value} where at most {maximum} is allowed")
                 return value
         raise self.refuse("an integer has more than 63 bits")
-
-    def peek_varints(self, count: int) -> tuple[list[int], list[int]]:
-        """Return up to `count` integers ahead that take one or two bytes, and where each ends.
-
-        It stops before the first that is longer, cut off or not in its shortest form. Ends count
-        from the present position, which does not move.
-        """
-        raw = np.frombuffer(self._data[self._position : self._position + 2 * count], dtype=np.uint8)
-        lasts = np.flatnonzero(raw < 0x80)[:count]
-        firsts = np.concatenate([[0], lasts[:-1] + 1])[: lasts.size]
-        long = lasts > firsts
-        odd = np.flatnonzero((lasts > firsts + 1) | (long & (raw[lasts] == 0)))
-        known = int(odd[0]) if odd.size else lasts.size
-        high = np.where(long, raw[lasts].astype(np.int64) << 7, 0)
-        values = (raw[firsts] & 0x7F) + high
-        return values[:known].tolist(), (lasts[:known] + 1).tolist()
 
     def signed_varint(self, magnitude: int) -> int:
         """Read a zigzag integer whose absolute value is at most `magnitude` (spec 2.2)."""

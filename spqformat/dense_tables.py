@@ -10,8 +10,9 @@ from spqformat.cursor import Cursor, varint
 from spqformat.frequency_tables import (
     BYTE_ALPHABET,
     Frequencies,
+    ReadTables,
     read_freq_log2,
-    read_frequencies,
+    read_tables,
 )
 from spqformat.model import TensorRecord
 
@@ -47,11 +48,12 @@ def dense_alphabet(index_bits: int, level_count: int) -> int:
 
 
 def read_index_frequencies(
-    cursor: Cursor, index_bits: int, level_count: int, freq_log2: int
+    cursor: Cursor, index_bits: int, level_count: int, freq_log2: int, reader: ReadTables
 ) -> Frequencies:
     """Read the frequencies of symbols of level indices, each of which the codebook has."""
-    frequencies = read_frequencies(cursor, dense_alphabet(index_bits, level_count), freq_log2)
-    if index_bits < 8:
+    alphabet = dense_alphabet(index_bits, level_count)
+    frequencies: Frequencies = reader(cursor, 1, alphabet, freq_log2)[0]
+    if level_count < 1 << index_bits and index_bits < 8:
         possible = np.ones(1, dtype=bool)
         for _ in range(8 // index_bits):
             possible = np.outer(np.arange(1 << index_bits) < level_count, possible).ravel()
@@ -60,7 +62,9 @@ def read_index_frequencies(
     return frequencies
 
 
-def read_dense_tables(raw: bytes, record: TensorRecord) -> DenseTables:
+def read_dense_tables(
+    raw: bytes, record: TensorRecord, reader: ReadTables = read_tables
+) -> DenseTables:
     """Read and validate the tables of a dense tensor; refuses with `bad_tables`."""
     cursor = tables_cursor(raw, record)
     codebook = read_codebook(cursor, record.dtype)
@@ -69,7 +73,9 @@ def read_dense_tables(raw: bytes, record: TensorRecord) -> DenseTables:
         raise cursor.refuse("index_bits does not fit the codebook")
     chunk_elements = read_chunk_elements(cursor)
     freq_log2 = read_freq_log2(cursor)
-    frequencies = read_index_frequencies(cursor, index_bits, codebook.level_count, freq_log2)
+    frequencies = read_index_frequencies(
+        cursor, index_bits, codebook.level_count, freq_log2, reader
+    )
     cursor.finish()
     check_chunk_count(record, -(-record.element_count // chunk_elements), cursor)
     return DenseTables(codebook, index_bits, chunk_elements, freq_log2, frequencies)

@@ -1,9 +1,11 @@
 """The frequencies of the symbols in one context, parsed and written (spec 6.2)."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from spqformat.cursor import Cursor, varint
+from spqformat.cursor import Cursor
 from spqformat.ids import MAX_FREQ_LOG2, MAX_SYMBOL_BITS, TableKind
 
 BYTE_ALPHABET = 256
@@ -16,8 +18,35 @@ _PROBABILITY_LOG2 = 16
 _WEIGHT_LOG2 = 32
 
 
-def read_frequencies(cursor: Cursor, alphabet: int, freq_log2: int) -> Frequencies:
-    """Read the frequencies of one context over `alphabet` symbols; refuses with `bad_tables`."""
+TableRows = NDArray[np.uint32]
+"""Frequencies of several contexts: uint32, shape (table_count, alphabet), C-contiguous."""
+
+ReadTables = Callable[[Cursor, int, int, int], TableRows]
+"""What reads tables: `read_tables`, or something faster that gives and refuses the same."""
+
+
+def read_tables(cursor: Cursor, table_count: int, alphabet: int, freq_log2: int) -> TableRows:
+    """Read frequency tables that follow each other; refuses with `bad_tables`.
+
+    Parameters
+    ----------
+    cursor : Cursor
+        Stands before the first table, and behind the last one afterwards.
+    table_count, alphabet : int
+        Number of tables, and of the symbols of each, 1 to 512.
+    freq_log2 : int
+        Logarithm of the total of each table.
+
+    Returns
+    -------
+    ndarray of uint32, shape (table_count, alphabet), C-contiguous
+        Frequencies.
+    """
+    return np.stack([_read_table(cursor, alphabet, freq_log2) for _ in range(table_count)])
+
+
+def _read_table(cursor: Cursor, alphabet: int, freq_log2: int) -> Frequencies:
+    """Read the frequencies of one context."""
     kind_id = cursor.u8()
     if kind_id not in frozenset(TableKind):
         raise cursor.refuse(f"table kind {kind_id} is unknown")
@@ -28,9 +57,6 @@ def read_frequencies(cursor: Cursor, alphabet: int, freq_log2: int) -> Frequenci
         return flat_frequencies(alphabet, freq_log2)
     if kind_id in (TableKind.BERNOULLI, TableKind.MARKOV):
         return _read_mask_frequencies(cursor, TableKind(kind_id), alphabet, freq_log2)
-    peeked = _peek_explicit(cursor, alphabet, total)
-    if peeked is not None:
-        return peeked
     frequencies = np.zeros(alphabet, dtype=np.uint32)
     symbol, left = 0, total
     after_zeros = False
@@ -51,47 +77,26 @@ def read_frequencies(cursor: Cursor, alphabet: int, freq_log2: int) -> Frequenci
     return frequencies
 
 
-def _peek_explicit(cursor: Cursor, alphabet: int, total: int) -> Frequencies | None:
-    """Read an ordinary explicit table fast; None, and nothing read, for whatever is unusual."""
-    values, ends = cursor.peek_varints(2 * alphabet)
-    frequencies = [0] * alphabet
-    symbol = place = left = 0
-    try:
-        while symbol < alphabet:
-            frequency = values[place]
-            place += 1
-            if frequency:
-                frequencies[symbol] = frequency
-                left += frequency
-                symbol += 1
-                continue
-            symbol += 1 + values[place]
-            place += 1
-            if symbol < alphabet and not values[place]:
-                return None
-    except IndexError:
-        return None
-    if symbol != alphabet or left != total:
-        return None
-    cursor.take(ends[place - 1])
-    return np.array(frequencies, dtype=np.uint32)
-
-
 def write_explicit(frequencies: Frequencies) -> bytes:
     """Write a frequency table symbol by symbol, runs of zeros shortened."""
-    out = bytearray([TableKind.EXPLICIT])
-    symbol = 0
-    while symbol < frequencies.size:
-        frequency = int(frequencies[symbol])
-        out += varint(frequency)
-        symbol += 1
-        if frequency == 0:
-            run = 0
-            while symbol + run < frequencies.size and frequencies[symbol + run] == 0:
-                run += 1
-            out += varint(run)
-            symbol += run
-    return bytes(out)
+    is_zero = frequencies == 0
+    begins_run = is_zero.copy()
+    begins_run[1:] &= ~is_zero[:-1]
+    kept = np.flatnonzero(~is_zero | begins_run)
+    run_lengths = np.diff(kept, append=frequencies.size)
+    of_runs = np.flatnonzero(begins_run[kept])
+    # A zero stands before the number of zeros that follow it.
+    fields = np.insert(frequencies[kept], of_runs + 1, run_lengths[of_runs] - 1)
+    return bytes([TableKind.EXPLICIT]) + _varints(fields)
+
+
+def _varints(fields: NDArray[np.uint32]) -> bytes:
+    """Write integers below ``2**21`` as `varint` does, all at once."""
+    groups = np.stack([fields & 0x7F, fields >> 7 & 0x7F, fields >> 14], axis=1).astype(np.uint8)
+    followed = np.stack([fields >= 1 << 7, fields >= 1 << 14], axis=1)
+    groups[:, :2] |= followed.astype(np.uint8) << 7
+    is_used = np.concatenate([np.ones((fields.size, 1), dtype=bool), followed], axis=1)
+    return groups[is_used].tobytes()
 
 
 def write_flat() -> bytes:

@@ -25,9 +25,9 @@ MIN_ROW_LENGTH = 8
 MAX_SYMBOL_BITS = 9
 
 # Entropy coder (spec 7)
-STATE_LOWER_BOUND = 1 << 16
+STATE_LOWER_BOUND = 1 << 32
 MANY_LANES = 8
-MANY_LANES_FROM_SYMBOLS = 2048
+MANY_LANES_FROM_SYMBOLS = 8192
 
 
 class DType(IntEnum):
@@ -120,3 +120,4 @@ class ProgramCodec(IntEnum):
 
     STORED = 0
     ZSTD = 1
+    ZSTD_DICTIONARY = 2

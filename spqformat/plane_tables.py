@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from spqformat.coded import check_chunk_count, read_chunk_elements, tables_cursor
 from spqformat.cursor import Cursor, varint
-from spqformat.frequency_tables import BYTE_ALPHABET, Frequencies, read_freq_log2, read_frequencies
+from spqformat.frequency_tables import (
+    BYTE_ALPHABET,
+    Frequencies,
+    ReadTables,
+    read_freq_log2,
+    read_tables,
+)
 from spqformat.ids import DType, PlaneMode
 from spqformat.model import TensorRecord
 
@@ -49,11 +55,13 @@ def sign_last(dtype: DType) -> bool:
     return dtype in _ROTATED
 
 
-def read_planes_tables(raw: bytes, record: TensorRecord) -> PlanesTables:
+def read_planes_tables(
+    raw: bytes, record: TensorRecord, reader: ReadTables = read_tables
+) -> PlanesTables:
     """Read and validate the tables of a tensor in planes; refuses with `bad_tables`."""
     cursor = tables_cursor(raw, record)
     chunk_elements = read_chunk_elements(cursor)
-    planes = tuple(_read_plane(cursor) for _ in range(record.dtype.item_bytes))
+    planes = tuple(_read_plane(cursor, reader) for _ in range(record.dtype.item_bytes))
     cursor.finish()
     check_chunk_count(record, -(-record.element_count // chunk_elements), cursor)
     return PlanesTables(chunk_elements, planes)
@@ -74,7 +82,7 @@ def write_coded_plane(freq_log2: int, table: bytes) -> bytes:
     return bytes([PlaneMode.CODED, freq_log2]) + table
 
 
-def _read_plane(cursor: Cursor) -> PlaneTable | None:
+def _read_plane(cursor: Cursor, reader: ReadTables) -> PlaneTable | None:
     """Read how one plane is stored."""
     mode_id = cursor.u8()
     if mode_id not in frozenset(PlaneMode):
@@ -82,4 +90,4 @@ def _read_plane(cursor: Cursor) -> PlaneTable | None:
     if mode_id == PlaneMode.STORED:
         return None
     freq_log2 = read_freq_log2(cursor)
-    return PlaneTable(freq_log2, read_frequencies(cursor, BYTE_ALPHABET, freq_log2))
+    return PlaneTable(freq_log2, reader(cursor, 1, BYTE_ALPHABET, freq_log2)[0])

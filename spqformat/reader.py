@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 from types import MappingProxyType
 
-import zstandard
-
+from spqformat import zstd
 from spqformat.cursor import Cursor
 from spqformat.errors import Reason, SpqError
 from spqformat.ids import (
@@ -28,7 +27,6 @@ from spqformat.model import Container, Part, ProgramRecord, TensorRecord
 Read = Callable[[int, int], bytes]
 """``read(offset, count)`` returns exactly the bytes that are there: fewer only past the end."""
 
-_ZSTD_BITE_BYTES = 256
 _DTYPES = frozenset(DType)
 _ENCODINGS = frozenset(Encoding)
 _PROGRAM_CODECS = frozenset(ProgramCodec)
@@ -124,26 +122,17 @@ def decode_program(stored: bytes, record: ProgramRecord) -> bytes:
     if record.codec is ProgramCodec.STORED:
         return stored
 
-    def refuse(why: str) -> SpqError:
-        message = f"the {record.kind} program {why}"
-        return SpqError(Reason.BAD_PROGRAM, message, offset=record.part.offset, section="program")
-
+    with_dictionary = record.codec is ProgramCodec.ZSTD_DICTIONARY
+    frame = zstd.frame_of_blocks(stored, record.decoded_bytes) if with_dictionary else stored
     try:
-        # The frame's own content size wins over any limit that a one-shot call is given, so it is
-        # compared first; small bites then bound what a lying frame can produce.
-        if zstandard.frame_content_size(stored) != record.decoded_bytes:
-            raise refuse("declares another length than its record")
-        unpacker = zstandard.ZstdDecompressor().decompressobj()
-        decoded = bytearray()
-        for start in range(0, len(stored), _ZSTD_BITE_BYTES):
-            if unpacker.eof or len(decoded) > record.decoded_bytes:
-                raise refuse("goes on after its end")
-            decoded += unpacker.decompress(stored[start : start + _ZSTD_BITE_BYTES])
-    except zstandard.ZstdError as error:
-        raise refuse("is not a valid zstd frame") from error
-    if not unpacker.eof or unpacker.unused_data or len(decoded) != record.decoded_bytes:
-        raise refuse("is not one complete zstd frame")
-    return bytes(decoded)
+        return zstd.unpack(frame, record.decoded_bytes, with_dictionary=with_dictionary)
+    except zstd.ZstdError as error:
+        raise SpqError(
+            Reason.BAD_PROGRAM,
+            f"the {record.kind} program is not a valid zstd frame: {error}",
+            offset=record.part.offset,
+            section="program",
+        ) from error
 
 
 class _Header:

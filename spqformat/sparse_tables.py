@@ -9,7 +9,7 @@ from spqformat.codebook import Codebook, read_codebook, write_codebook
 from spqformat.coded import check_chunk_count, tables_cursor
 from spqformat.cursor import Cursor, varint
 from spqformat.dense_tables import read_index_frequencies
-from spqformat.frequency_tables import Frequencies, read_freq_log2, read_frequencies
+from spqformat.frequency_tables import Frequencies, ReadTables, read_freq_log2, read_tables
 from spqformat.ids import (
     MAX_CHUNK_ELEMENTS,
     MAX_CLASSES,
@@ -93,7 +93,9 @@ class SparseTables:
     value_frequencies: Frequencies
 
 
-def read_sparse_tables(raw: bytes, record: TensorRecord) -> SparseTables:
+def read_sparse_tables(
+    raw: bytes, record: TensorRecord, reader: ReadTables = read_tables
+) -> SparseTables:
     """Read and validate the tables of a sparse tensor; refuses with `bad_tables`."""
     cursor = tables_cursor(raw, record)
     codebook = read_codebook(cursor, record.dtype)
@@ -110,22 +112,19 @@ def read_sparse_tables(raw: bytes, record: TensorRecord) -> SparseTables:
     symbol_bits, unit_columns = cursor.u8(), cursor.u8()
     if not 1 <= symbol_bits <= MAX_SYMBOL_BITS or unit_columns not in (1, symbol_bits):
         raise cursor.refuse("symbol_bits or unit_columns is out of range")
-    row_class_count, row_stream = _read_classes(cursor, row_count)
-    column_class_count, column_stream = _read_classes(cursor, -(-row_length // unit_columns))
+    row_class_count, row_stream = _read_classes(cursor, row_count, reader)
+    unit_count = -(-row_length // unit_columns)
+    column_class_count, column_stream = _read_classes(cursor, unit_count, reader)
     context_of_classes = _read_contexts(cursor, row_class_count, column_class_count)
     mask_freq_log2 = read_freq_log2(cursor)
-    mask_frequencies = np.stack(
-        [
-            read_frequencies(cursor, 1 << symbol_bits, mask_freq_log2)
-            for _ in range(int(context_of_classes.max()) + 1)
-        ]
-    )
+    context_count = int(context_of_classes.max()) + 1
+    mask_frequencies = reader(cursor, context_count, 1 << symbol_bits, mask_freq_log2)
     index_bits = cursor.u8()
     if index_bits not in (4, 8) or codebook.level_count > 1 << index_bits:
         raise cursor.refuse("index_bits does not fit the codebook")
     value_freq_log2 = read_freq_log2(cursor)
     value_frequencies = read_index_frequencies(
-        cursor, index_bits, codebook.level_count, value_freq_log2
+        cursor, index_bits, codebook.level_count, value_freq_log2, reader
     )
     cursor.finish()
     check_chunk_count(record, -(-row_count // rows_per_chunk), cursor)
@@ -185,7 +184,7 @@ def write_classes(class_count: int, freq_log2: int, table: bytes, stream: bytes)
     return bytes([class_count, freq_log2]) + table + varint(len(stream)) + stream
 
 
-def _read_classes(cursor: Cursor, count: int) -> tuple[int, ClassStream | None]:
+def _read_classes(cursor: Cursor, count: int, reader: ReadTables) -> tuple[int, ClassStream | None]:
     """Read the density classes of `count` rows or columns, still coded."""
     class_count = cursor.u8()
     if not 1 <= class_count <= MAX_CLASSES:
@@ -193,6 +192,6 @@ def _read_classes(cursor: Cursor, count: int) -> tuple[int, ClassStream | None]:
     if class_count == 1:
         return 1, None
     freq_log2 = read_freq_log2(cursor)
-    frequencies = read_frequencies(cursor, class_count, freq_log2)
+    frequencies = reader(cursor, 1, class_count, freq_log2)[0]
     stream = cursor.take(cursor.varint(cursor.remaining_bytes))
     return class_count, ClassStream(count, freq_log2, frequencies, stream)

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-import zstandard
-
+from spqformat import zstd
 from spqformat.cursor import varint
 from spqformat.errors import Reason, SpqError
 from spqformat.ids import (
@@ -21,8 +20,6 @@ from spqformat.ids import (
     Encoding,
     ProgramCodec,
 )
-
-_ZSTD_LEVEL = 19
 
 
 @dataclass(frozen=True)
@@ -176,15 +173,22 @@ def _write_programs(programs: Mapping[str, bytes]) -> bytes:
     records, payload = bytearray(), bytearray()
     for kind in sorted(programs, key=checked_utf8):
         program = _checked_program(kind, programs[kind])
-        packed = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(program)
-        codec, stored = ProgramCodec.ZSTD, packed
-        if len(packed) >= len(program):
-            codec, stored = ProgramCodec.STORED, program
+        codec, stored = _packed(program)
         records += _name_bytes(kind) + bytes([codec])
         records += varint(len(program)) + varint(len(stored)) + _u32(zlib.crc32(stored))
         payload += stored
     records += _u32(zlib.crc32(records))
     return _u32(len(records)) + bytes(records) + bytes(payload)
+
+
+def _packed(program: bytes) -> tuple[ProgramCodec, bytes]:
+    """Return the fewest bytes that hold a program, and what they are."""
+    codec, packed = ProgramCodec.ZSTD_DICTIONARY, zstd.blocks_of(program)
+    if packed is None:
+        codec, packed = ProgramCodec.ZSTD, zstd.frame_of(program)
+    if len(packed) >= len(program):
+        return ProgramCodec.STORED, program
+    return codec, packed
 
 
 def _name_bytes(name: str) -> bytes:

@@ -37,9 +37,10 @@ def expand(
 ) -> None:
     """Put the next values where a word has its ones, in the 64 elements from `position` on.
 
-    These elements are zeros before; both arrays are C-contiguous and of the same type.
+    The other elements become zero; both arrays are C-contiguous and of the same type.
     """
     for bit in range(64):
+        elements[int(position) + bit] = 0
         if int(word) >> bit & 1:
             elements[int(position) + bit] = values[int(taken)]
             taken = np.uint64(int(taken) + 1)
@@ -131,6 +132,8 @@ def _overload_expand(word, values, taken, elements, position):  # type: ignore[n
         return expand_vectors
 
     def expand_ones(word, values, taken, elements, position):  # type: ignore[no-untyped-def]
+        for place in range(np.uint64(64)):
+            elements[position + np.uint64(place)] = 0
         while word != np.uint64(0):
             elements[position + _cttz(word)] = values[taken]
             word &= word - np.uint64(1)

@@ -1,5 +1,6 @@
 """The one typed door to Numba: how kernels are compiled, and where compiled code is kept."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -42,12 +43,25 @@ def cache_folder() -> Path:
     return folder
 
 
+def _source_digest() -> str:
+    """Return a name for the kernels as they are written.
+
+    A kernel's cached code contains the kernels that it calls, but Numba compiles it again only when
+    its own file changes.
+    """
+    here = Path(__file__).parent
+    sources = sorted([*here.glob("_kernels/*.py"), here / "_bits.py", Path(__file__)])
+    return hashlib.sha256(b"".join(map(Path.read_bytes, sources))).hexdigest()[:16]
+
+
 def _enable_cache() -> bool:
     """Point Numba to the private cache; without a usable folder, compile in each process."""
     import numba.core.config
 
     try:
-        numba.core.config.CACHE_DIR = str(cache_folder())  # type: ignore[attr-defined]
+        folder = cache_folder() / _source_digest()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        numba.core.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
     except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
         return False
     return True

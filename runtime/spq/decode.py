@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq import rans
-from spq.indices import levels_of_symbols
+from spq.indices import as_wide_elements, levels_of_symbols
 from spq.planes import PlanesDecoder
+from spq.scratch import Scratch
 from spq.sparse import SparseDecoder
 from spqformat import Reason, SpqError
 from spqformat.coded import bad_stream
@@ -94,8 +95,11 @@ class _Decoder(Protocol):
     def chunk_count(self) -> int:
         """Number of chunks, at least one."""
 
-    def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
-        """Put the elements of a chunk into their places in those of the tensor."""
+    def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
+        """Put the elements of a chunk into their places in those of the tensor.
+
+        Either every one of its elements is written, or the chunk is refused.
+        """
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,8 @@ class _Crew:
 
     def work(self) -> None:
         """Decode until nothing is left to do."""
-        while self._step():
+        scratch = Scratch()
+        while self._step(scratch):
             pass
 
     def stop(self) -> None:
@@ -153,7 +158,7 @@ class _Crew:
             if elements is not None
         }
 
-    def _step(self) -> bool:
+    def _step(self, scratch: Scratch) -> bool:
         """Decode one chunk, or open a tensor and decode its first; False when all is done."""
         with self._changed:
             while not self._jobs and self._opened >= self._end[0] and self._opening:
@@ -169,7 +174,7 @@ class _Crew:
             job = self._open(tensor)
         if job is not None and (job.tensor, job.chunk) < self._end:
             try:
-                job.decoder.decode_chunk(job.chunk, job.elements)
+                job.decoder.decode_chunk(job.chunk, job.elements, scratch)
             except BaseException as error:
                 self._refuse((job.tensor, job.chunk), error)
         return True
@@ -199,8 +204,8 @@ class _Crew:
 
 
 def _allocate(record: TensorRecord) -> NDArray[np.generic]:
-    """Return zeros as unsigned integers of the element's width, shape (element_count,)."""
-    return np.zeros(record.element_count, dtype=f"u{record.dtype.item_bytes}")
+    """Return unsigned integers of the element's width, not yet written, shape (element_count,)."""
+    return np.empty(record.element_count, dtype=f"u{record.dtype.item_bytes}")
 
 
 class _RawDecoder:
@@ -212,7 +217,7 @@ class _RawDecoder:
         self._record = record
         self._read_part = read_part
 
-    def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
+    def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
         """Copy the only part."""
         stored = self._read_part(self._record, chunk)
         width = self._record.dtype.item_bytes
@@ -227,29 +232,29 @@ class _DenseDecoder:
     def __init__(self, record: TensorRecord, read_part: ReadPart) -> None:
         self._record = record
         self._read_part = read_part
-        self._tables: DenseTables = read_dense_tables(read_part(record, 0), record)
-        self._rans = rans.build_tables(self._tables.frequencies[None, :], self._tables.freq_log2)
-        self._per_symbol = 8 // self._tables.index_bits
-        self._symbol_levels = levels_of_symbols(
-            self._tables.codebook.levels, self._tables.index_bits
-        )
+        tables = read_dense_tables(read_part(record, 0), record, rans.read_tables)
+        self._tables: DenseTables = tables
+        self._rans = rans.build_tables(tables.frequencies[None, :], tables.freq_log2)
+        self._per_symbol = 8 // tables.index_bits
+        self._symbol_levels = levels_of_symbols(tables.codebook.levels, tables.index_bits)
         self.chunk_count = len(record.parts) - 1
 
-    def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
+    def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
         """Decode the symbols of one chunk and look their levels up."""
+        from spq._kernels import look_up
+
         first = chunk * self._tables.chunk_elements
         target = elements[first : first + self._tables.chunk_elements]
         symbol_count = -(-target.size // self._per_symbol)
         stored = self._read_part(self._record, 1 + chunk)
-        status, symbols = rans.decode(stored, self._rans, None, symbol_count)
+        status, symbols = rans.decode(stored, self._rans, rans.NO_CONTEXTS, symbol_count)
         if status:
             raise bad_stream(self._record, 1 + chunk, rans.DECODE_FAULTS[status])
-        full = target.size // self._per_symbol
-        whole = target[: full * self._per_symbol].reshape(full, self._per_symbol)
-        # Every symbol with a frequency has been checked against the codebook.
-        np.take(self._symbol_levels, symbols[:full], axis=0, out=whole, mode="clip")
-        if full < symbol_count:
-            used = target.size - full * self._per_symbol
+        whole = symbols[: target.size // self._per_symbol]
+        wide = as_wide_elements(self._symbol_levels)
+        look_up(whole, wide, target[: whole.size * self._per_symbol].view(wide.dtype))
+        if whole.size < symbol_count:
+            used = target.size - whole.size * self._per_symbol
             if int(symbols[-1]) >> (used * self._tables.index_bits):
                 raise bad_stream(self._record, 1 + chunk, "padding is not zero")
             target[-used:] = self._symbol_levels[symbols[-1], :used]

@@ -138,7 +138,7 @@ def _dense(indexed: _Indexed, codebook: Codebook, crc: int) -> EncodedTensor:
     parts = [tables + bytes([freq_log2]) + table.written]
     symbols_per_chunk = chunk_elements * index_bits // 8
     parts += [
-        rans.encode(symbols[first : first + symbols_per_chunk], coder, None)
+        rans.encode(symbols[first : first + symbols_per_chunk], coder, rans.NO_CONTEXTS)
         for first in range(0, symbols.size, symbols_per_chunk)
     ]
     return EncodedTensor(indexed.dtype, Encoding.DENSE, indexed.shape, crc, parts)

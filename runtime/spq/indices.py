@@ -32,6 +32,15 @@ def levels_of_symbols(levels: NDArray[np.generic], index_bits: int) -> NDArray[n
     return expanded
 
 
+def as_wide_elements(symbol_levels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return all levels of a symbol as one integer, shape (symbols, 1), where one is wide enough.
+
+    Looking one wide level up is faster than several; what is stored is the same.
+    """
+    symbol_bytes = symbol_levels.itemsize * symbol_levels.shape[1]
+    return symbol_levels if symbol_bytes > 8 else symbol_levels.view(f"u{symbol_bytes}")
+
+
 def index_table(
     counts: NDArray[np.int64], index_bits: int, level_count: int
 ) -> tuple[int, CodedTable]:

@@ -1,5 +1,6 @@
 """The `onnx` program: an ONNX graph without its weights, and how both come together again."""
 
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 
@@ -9,6 +10,8 @@ with extra("onnx"):
     import onnx
     from google.protobuf.message import DecodeError
     from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
+
+    from spq.onnx_compact import compact
 
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 # Smaller initializers that are no weights by name (shapes, axes, scalars) stay in the graph.
 _SMALL_ELEMENTS = 16
+_SYMBOL = re.compile(r"\bs[0-9]+\b")
 _BFLOAT16 = TensorProto.BFLOAT16
 
 
@@ -66,6 +70,7 @@ def export(program: "ExportedProgram") -> ModelProto:
         registration.setLevel(level)
     assert converted is not None
     model: ModelProto = converted.model_proto
+    _name_batch(model)
     return model
 
 
@@ -84,8 +89,8 @@ def strip(
     Returns
     -------
     tuple of bytes and dict of str to ndarray
-        The graph without weights and without what only describes it, and the weights by name;
-        bfloat16 ones as ml_dtypes arrays.
+        The graph without weights, in as few bytes as may be: without what only describes it, its
+        inner values renamed. And the weights by name; bfloat16 ones as ml_dtypes arrays.
 
     Raises
     ------
@@ -110,6 +115,7 @@ def strip(
     del bare.graph.input[:]
     bare.graph.input.extend(inputs)
     _drop_descriptions(bare)
+    compact(bare)
     return bare.SerializeToString(deterministic=True), weights
 
 
@@ -187,6 +193,17 @@ def refuse_external_data(model: ModelProto, reason: Reason) -> None:
                 f"tensor {tensor.name!r} refers to another file; "
                 "save the model with all weights inside",
             )
+
+
+def _name_batch(model: ModelProto) -> None:
+    """Give the one free size of a traced network its name in place of a tracer's number."""
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    sizes = [size for value in values for size in value.type.tensor_type.shape.dim]
+    symbols = {symbol for size in sizes for symbol in _SYMBOL.findall(size.dim_param)}
+    if len(symbols) == 1:
+        for size in sizes:
+            if size.dim_param:
+                size.dim_param = _SYMBOL.sub("batch", size.dim_param)
 
 
 def _undefined(graph: GraphProto, outer: frozenset[str]) -> set[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spq import rans
 from spq.frequencies import cheapest_table
+from spq.scratch import Scratch
 from spqformat import Reason
 from spqformat.coded import bad_stream
 from spqformat.cursor import Cursor, varint
@@ -59,7 +60,7 @@ class PlanesDecoder:
     ) -> None:
         self._record = record
         self._read_part = read_part
-        tables = read_planes_tables(read_part(record, 0), record)
+        tables = read_planes_tables(read_part(record, 0), record, rans.read_tables)
         self._chunk_elements = tables.chunk_elements
         self._coders = [
             None
@@ -70,7 +71,7 @@ class PlanesDecoder:
         self._sign_last = sign_last(record.dtype)
         self.chunk_count = len(record.parts) - 1
 
-    def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
+    def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
         """Decode the planes of one chunk and join them; refuses with `bad_stream`."""
         from spq._kernels import join_planes
 
@@ -85,12 +86,13 @@ class PlanesDecoder:
             for coder in self._coders
         ]
         cursor.finish()
-        planes = np.empty((len(pieces), target.size), dtype=np.uint8)
+        joined = scratch.array("planes", len(pieces) * target.size, np.uint8)
+        planes = joined.reshape(len(pieces), target.size).view(np.uint8)
         for plane, coder, piece in zip(planes, self._coders, pieces, strict=True):
             if coder is None:
                 plane[:] = np.frombuffer(piece, dtype=np.uint8)
                 continue
-            status = rans.decode_into(piece, coder, None, plane)
+            status, plane[:] = rans.decode(piece, coder, rans.NO_CONTEXTS, target.size)
             if status:
                 raise bad_stream(self._record, part_index, rans.DECODE_FAULTS[status])
         if self._record.dtype is DType.BOOL and (planes > 1).any():
@@ -190,7 +192,7 @@ def _code_plane(plane: NDArray[np.uint8]) -> _CodedPlane | None:
     written = write_coded_plane(freq_log2, table.written)
     streams = []
     for chunk in chunks:
-        stream = rans.encode(chunk, coder, None)
+        stream = rans.encode(chunk, coder, rans.NO_CONTEXTS)
         streams.append(varint(len(stream)) + stream)
     if len(written) + sum(map(len, streams)) > allowed_bytes:
         return None

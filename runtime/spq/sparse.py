@@ -10,6 +10,7 @@ from spq import rans
 from spq.classes import DensityClasses, find_density_classes, one_class
 from spq.frequencies import CodedTable, cheapest_table, mask_table
 from spq.indices import index_table, levels_of_symbols, pack_indices
+from spq.scratch import Scratch
 from spqformat import Reason
 from spqformat.codebook import Codebook
 from spqformat.coded import bad_stream
@@ -37,6 +38,7 @@ _MASK_FREQ_LOG2 = 12
 _FINE_FREQ_LOG2 = 14
 _FINE_GAIN = 0.99
 _PAIR_BITS = 4
+_IN_PLACE = np.empty(0, dtype=np.uint32)
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,20 @@ class SparseDecoder:
     ) -> None:
         self._record = record
         self._read_part = read_part
-        tables: SparseTables = read_sparse_tables(read_part(record, 0), record)
-        self._tables = tables
+        tables = read_sparse_tables(read_part(record, 0), record, rans.read_tables)
+        self._tables: SparseTables = tables
         row_count = -(-record.element_count // tables.row_length)
         unit_count = -(-tables.row_length // tables.unit_columns)
-        self._row_classes = _decode_classes(record, tables.row_stream, row_count)
+        row_classes = _decode_classes(record, tables.row_stream, row_count)
         units = _decode_classes(record, tables.column_stream, unit_count)
-        self._column_order = _column_order(units) if tables.unit_columns == 1 else None
-        self._symbol_classes = _symbol_classes(units, tables.unit_columns, tables.symbol_bits)
+        self._column_order = _IN_PLACE
+        if tables.unit_columns == 1:
+            self._column_order = _column_order(units)
+        symbol_classes = _symbol_classes(units, tables.unit_columns, tables.symbol_bits)
+        self._row_symbols = symbol_classes.size
+        self._row_classes, self._row_contexts = _row_contexts(
+            row_classes, symbol_classes, tables.context_of_classes
+        )
         self._mask_rans = rans.build_tables(tables.mask_frequencies, tables.mask_freq_log2)
         self._value_rans = rans.build_tables(
             tables.value_frequencies[None, :], tables.value_freq_log2
@@ -97,55 +105,59 @@ class SparseDecoder:
         self._symbol_levels = levels_of_symbols(tables.codebook.levels, tables.index_bits)
         self.chunk_count = len(record.parts) - 1
 
-    def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
-        """Decode mask and indices of one chunk and scatter its levels into zeros."""
-        from spq._kernels import scatter_values
+    def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
+        """Decode mask and indices of one chunk and put its levels and zeros in their places."""
+        from spq._kernels import decode_mask, decode_values
 
         tables, part_index = self._tables, 1 + chunk
         first_row = chunk * tables.rows_per_chunk
         row_classes = self._row_classes[first_row : first_row + tables.rows_per_chunk]
+        first = first_row * tables.row_length
+        target = elements[first : first + row_classes.size * tables.row_length]
         stored = self._read_part(self._record, part_index)
         offset = self._record.parts[part_index].offset
         cursor = Cursor(stored, self._record.name, offset, Reason.BAD_STREAM)
-        mask_stream = cursor.take(cursor.varint(cursor.remaining_bytes))
-        value_stream = cursor.take(cursor.remaining_bytes)
-        status, mask = rans.decode(
-            mask_stream,
-            self._mask_rans,
-            _mask_contexts(row_classes, self._symbol_classes, tables.context_of_classes),
-            row_classes.size * self._symbol_classes.size,
+        mask_words = rans.as_words(cursor.take(cursor.varint(cursor.remaining_bytes)))
+        value_words = rans.as_words(cursor.take(cursor.remaining_bytes))
+        if mask_words is None or value_words is None:
+            raise bad_stream(self._record, part_index, "a stream ends within a word")
+        symbol_count = row_classes.size * self._row_symbols
+        states = rans.new_states()
+        mask = scratch.array("mask", symbol_count, np.uint16)
+        ones = decode_mask(
+            mask_words,
+            self._mask_rans.freq_log2,
+            self._mask_rans.slot_symbols,
+            self._mask_rans.freq_starts,
+            self._row_contexts,
+            row_classes,
+            scratch.array("contexts", symbol_count if self._row_contexts.size else 0, np.uint8),
+            states,
+            mask,
         )
-        if not status:
-            ones = _count_ones(mask)
+        status = -ones
+        if ones >= 0:
             per_symbol = 8 // tables.index_bits
-            status, symbols = rans.decode(
-                value_stream, self._value_rans, None, -(-ones // per_symbol)
-            )
-        if not status:
-            if ones % per_symbol and int(symbols[-1]) >> tables.index_bits:
-                raise bad_stream(self._record, part_index, "padding is not zero")
-            # Every symbol with a frequency has been checked against the codebook.
-            values = np.take(self._symbol_levels, symbols, axis=0, mode="clip").reshape(-1)
-            first = first_row * tables.row_length
-            status = scatter_values(
+            value_count = -(-ones // per_symbol)
+            status = decode_values(
+                value_words,
+                self._value_rans.freq_log2,
+                self._value_rans.slot_symbols,
+                self._value_rans.freq_starts,
+                rans.NO_CONTEXTS,
+                states,
+                scratch.array("values", value_count, np.uint16),
+                self._symbol_levels,
+                scratch.array("levels", value_count * per_symbol, elements.dtype.type),
+                ones,
                 mask,
                 tables.symbol_bits,
                 tables.row_length,
                 self._column_order,
-                values,
-                elements[first : first + row_classes.size * tables.row_length],
+                target,
             )
         if status:
             raise bad_stream(self._record, part_index, rans.DECODE_FAULTS[status])
-
-
-def _count_ones(mask: NDArray[np.unsignedinteger]) -> int:
-    """Return the ones of all symbols; whole words are counted faster than symbols."""
-    whole = mask.size - mask.size % (8 // mask.itemsize)
-    words, rest = mask[:whole].view(np.uint64), mask[whole:]
-    return int(np.bitwise_count(words).sum(dtype=np.int64)) + int(
-        np.bitwise_count(rest).sum(dtype=np.int64)
-    )
 
 
 def _decode_classes(
@@ -155,16 +167,16 @@ def _decode_classes(
     if coded is None:
         return np.zeros(count, dtype=np.uint8)
     coder = rans.build_tables(coded.frequencies[None, :], coded.freq_log2)
-    status, classes = rans.decode(coded.stream, coder, None, count)
+    status, classes = rans.decode(coded.stream, coder, rans.NO_CONTEXTS, count)
     if status:
         raise bad_stream(record, 0, rans.DECODE_FAULTS[status])
     return classes.astype(np.uint8, copy=False)
 
 
-def _column_order(column_classes: NDArray[np.uint8]) -> NDArray[np.uint32] | None:
-    """Return columns in ascending order of class, ties in place, or None for the identity."""
+def _column_order(column_classes: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Return columns in ascending order of class, ties in place; empty for the identity."""
     if (column_classes[1:] >= column_classes[:-1]).all():
-        return None
+        return _IN_PLACE
     return np.argsort(column_classes, kind="stable").astype(np.uint32)
 
 
@@ -177,19 +189,22 @@ def _symbol_classes(
     return np.sort(unit_classes, kind="stable")[::symbol_bits].copy()
 
 
-def _mask_contexts(
+def _row_contexts(
     row_classes: NDArray[np.uint8],
     symbol_classes: NDArray[np.uint8],
     context_of_classes: NDArray[np.uint8],
-) -> NDArray[np.uint8] | None:
-    """Return the context of each mask symbol, row by row; None when there is only context 0."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the kind of each row, and the contexts of the symbols of a row of each kind.
+
+    The contexts are empty when there is only context 0. Kinds are classes, but where there are
+    fewer rows than classes: a long row must not be laid out for classes without members.
+    """
     if not context_of_classes.any():
-        return None
+        return row_classes, np.empty((0, 0), dtype=np.uint8)
     if row_classes.size < len(context_of_classes):
-        # A long row must not be laid out for classes without members.
-        return context_of_classes[row_classes][:, symbol_classes].reshape(-1)
-    rows_of_contexts = context_of_classes[:, symbol_classes]
-    return rows_of_contexts[row_classes].reshape(-1)
+        context_of_classes = context_of_classes[row_classes]
+        row_classes = np.arange(row_classes.size, dtype=np.uint8)
+    return row_classes, np.ascontiguousarray(context_of_classes[:, symbol_classes])
 
 
 # --- encoding --------------------------------------------------------------------------------
@@ -252,7 +267,7 @@ def encode_sparse(
         order = _column_order(classes.columns)
         symbols, values = _take_apart(indices, zero_index, view, order)
     else:
-        symbols, values = _take_apart(indices, zero_index, view, None)
+        symbols, values = _take_apart(indices, zero_index, view, _IN_PLACE)
         classes = one_class(row_count, unit_count)
         if view.unit_columns:
             classes = find_density_classes(np.bitwise_count(symbols), unit_columns)
@@ -280,11 +295,14 @@ def encode_sparse(
         + bytes([index_bits, value_freq_log2])
         + value_table.written
     ]
+    kinds, row_contexts = _row_contexts(classes.rows, by_symbol, context_of_classes)
     for first, chunk_values in zip(starts, value_symbols, strict=True):
         rows = slice(first, first + rows_per_chunk)
-        contexts = _mask_contexts(classes.rows[rows], by_symbol, context_of_classes)
+        contexts = rans.NO_CONTEXTS
+        if row_contexts.size:
+            contexts = row_contexts[kinds[rows]].reshape(-1)
         mask_stream = rans.encode(symbols[rows].reshape(-1), mask_coder, contexts)
-        value_stream = rans.encode(chunk_values, value_coder, None)
+        value_stream = rans.encode(chunk_values, value_coder, rans.NO_CONTEXTS)
         parts.append(varint(len(mask_stream)) + mask_stream + value_stream)
     return parts
 
@@ -297,16 +315,14 @@ def _symbol_bits(kernel: int) -> int:
 
 
 def _take_apart(
-    indices: NDArray[np.uint8], zero_index: int, view: View, order: NDArray[np.uint32] | None
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint8]]:
+    indices: NDArray[np.uint8], zero_index: int, view: View, order: NDArray[np.uint32]
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Return mask symbols, shape (row_count, symbols of a row), and level indices."""
     from spq._kernels import gather_values
 
     row_count = -(-indices.size // view.row_length)
     row_symbols = -(-view.row_length // view.symbol_bits)
-    symbols = np.zeros(
-        (row_count, row_symbols), dtype=np.uint8 if view.symbol_bits <= _BYTE_BITS else np.uint16
-    )
+    symbols = np.zeros((row_count, row_symbols), dtype=np.uint16)
     values = np.empty(indices.size, dtype=np.uint8)
     count = gather_values(
         indices, zero_index, view.symbol_bits, view.row_length, order, symbols.reshape(-1), values
@@ -315,7 +331,7 @@ def _take_apart(
 
 
 def _choose_contexts(
-    symbols: NDArray[np.unsignedinteger],
+    symbols: NDArray[np.uint16],
     classes: DensityClasses,
     symbol_classes: NDArray[np.uint8],
     alphabet: int,
@@ -357,7 +373,7 @@ def _choose_contexts(
 
 
 def _split_values(
-    symbols: NDArray[np.unsignedinteger], values: NDArray[np.uint8], starts: range
+    symbols: NDArray[np.uint16], values: NDArray[np.uint8], starts: range
 ) -> list[NDArray[np.uint8]]:
     """Return the level indices of each chunk."""
     ones = np.bitwise_count(symbols).sum(axis=1, dtype=np.int64)
@@ -390,4 +406,6 @@ def _write_classes(classes: NDArray[np.uint8]) -> bytes:
     counts = np.bincount(classes)
     freq_log2, table = cheapest_table(counts)
     coder = rans.build_tables(table.frequencies[None, :], freq_log2)
-    return write_classes(counts.size, freq_log2, table.written, rans.encode(classes, coder, None))
+    return write_classes(
+        counts.size, freq_log2, table.written, rans.encode(classes, coder, rans.NO_CONTEXTS)
+    )

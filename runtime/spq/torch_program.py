@@ -296,8 +296,8 @@ class _Reader:
         if not isinstance(raw, dict) or len(raw) != 1:
             raise _bad("has an argument of unknown form")
         ((tag, value),) = raw.items()
-        if tag == "$" and type(value) is int and 0 <= value < known:
-            return _Value(value)
+        if tag == "$" and type(value) is int and -known <= value < known:
+            return _Value(value % known)
         if tag == "tuple" and isinstance(value, list):
             return tuple(self.arguments(item, known, depth + 1) for item in value)
         if tag == "dict" and isinstance(value, dict):
@@ -318,6 +318,7 @@ class _Writer:
     def __init__(self, program: ExportedProgram) -> None:
         self._program = program
         self._numbers: dict[fx.Node, int] = {}
+        self._first_result = 0
         self.tensors: dict[str, Tensor] = {}
 
     def document(self) -> dict[str, Any]:
@@ -328,10 +329,12 @@ class _Writer:
         groups = self._number_inputs()
         nodes = [node for node in self._program.graph.nodes if node.op == "call_function"]
         kept = [node for node in nodes if node.users or not _is_check(node)]
+        self._first_result = len(self._numbers)
+        written = []
         for node in kept:
+            written.append(self._node(node))
             self._numbers[node] = len(self._numbers)
         (output,) = [node for node in self._program.graph.nodes if node.op == "output"]
-        written = [self._node(node) for node in kept]
         return {"format": FORMAT, **groups, "nodes": written, "output": self._output(output)}
 
     def _number_inputs(self) -> dict[str, Any]:
@@ -393,7 +396,9 @@ class _Writer:
     def _argument(self, argument: Any) -> Any:
         """Write one argument."""
         if isinstance(argument, fx.Node):
-            return {"$": self._numbers[argument]}
+            number = self._numbers[argument]
+            # Results are counted from here back, so that equal blocks of a network look alike.
+            return {"$": number if number < self._first_result else number - len(self._numbers)}
         if isinstance(argument, float) and not math.isfinite(argument):
             return {"float": str(argument)}
         if argument is None or isinstance(argument, bool | int | float | str):

@@ -12,7 +12,7 @@ import zstandard
 
 import spq
 from spqformat.cursor import varint
-from spqformat.ids import MAGIC, Encoding
+from spqformat.ids import MAGIC, Encoding, ProgramCodec
 
 MAXIMUM = "spq.Limits(max_decoded_bytes=1 << 62, max_program_bytes=1 << 62)"
 
@@ -51,13 +51,15 @@ def enlarged(encoding: Encoding, shape: tuple[int, ...]) -> bytes:
     return whole(entry, data[record.parts[0].offset :], 4 * int(np.prod(shape, dtype=object)))
 
 
-def program(frame: bytes, decoded_bytes: int) -> bytes:
-    records = b"\5torch\1" + varint(decoded_bytes) + varint(len(frame)) + u32(zlib.crc32(frame))
+def program(frame: bytes, decoded_bytes: int, codec: ProgramCodec = ProgramCodec.ZSTD) -> bytes:
+    records = b"\5torch" + bytes([codec]) + varint(decoded_bytes)
+    records += varint(len(frame)) + u32(zlib.crc32(frame))
     records += u32(zlib.crc32(records))
     return whole(b"", b"", 0, tensors=0, programs=u32(len(records)) + records + frame)
 
 
 FRAME = zstandard.ZstdCompressor().compress(bytes(1 << 28))
+BLOCKS = FRAME[zstandard.frame_header_size(FRAME) :]
 TEBIBYTE_FRAME = b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + FRAME[9:]
 SHAPE = (1 << 19, 1 << 19)
 
@@ -69,6 +71,21 @@ BOMBS: dict[str, tuple[bytes, str, str]] = {
     "program": (program(FRAME, 1 << 28 | 1), "spq.Limits()", "limit_exceeded"),
     "lying program": (program(FRAME, 100), "spq.Limits()", "bad_program"),
     "endless program": (program(TEBIBYTE_FRAME, 1 << 40), "spq.Limits()", "limit_exceeded"),
+    "program, dictionary": (
+        program(BLOCKS, 1 << 28 | 1, ProgramCodec.ZSTD_DICTIONARY),
+        "spq.Limits()",
+        "limit_exceeded",
+    ),
+    "lying program, dictionary": (
+        program(BLOCKS, 100, ProgramCodec.ZSTD_DICTIONARY),
+        "spq.Limits()",
+        "bad_program",
+    ),
+    "endless program, dictionary": (
+        program(BLOCKS, 1 << 40, ProgramCodec.ZSTD_DICTIONARY),
+        MAXIMUM,
+        "bad_program",
+    ),
     "names": (whole(b"", b"", 0, tensors=0xFFFFFFFF), "spq.Limits()", "limit_exceeded"),
     "many small ones": (
         whole(

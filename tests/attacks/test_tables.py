@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import spq
 from spq import decode, rans
+from spq.scratch import Scratch
 from spqformat.codebook import Codebook
 from spqformat.dense_tables import write_dense_head
 from spqformat.frequency_tables import flat_frequencies, write_flat
@@ -28,7 +29,7 @@ def greedy_tensor() -> EncodedTensor:
     frequencies = flat_frequencies(1, 15)
     tables = write_dense_head(codebook, 8, 8) + bytes([15]) + write_flat()
     coder = rans.build_tables(frequencies[None, :], 15)
-    chunk = rans.encode(np.zeros(1, dtype=np.uint8), coder, None)
+    chunk = rans.encode(np.zeros(1, dtype=np.uint8), coder, rans.NO_CONTEXTS)
     return EncodedTensor(DType.U8, Encoding.DENSE, (1,), zlib.crc32(b"\7"), [tables, chunk])
 
 
@@ -78,7 +79,7 @@ class Counted:
         with Counted.lock:
             Counted.alive -= 1
 
-    def decode_chunk(self, chunk: int, elements: NDArray[np.generic]) -> None:
+    def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
         time.sleep(0.001 * ((self._number + chunk) % 3))
         if self._number >= 100 and self._number % 10 == 7 and chunk:
             raise ArithmeticError(f"{self._number}.{chunk}")

@@ -1,5 +1,6 @@
 """The registry of the specification and the constants of the code are the same."""
 
+import hashlib
 import re
 from enum import IntEnum
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import spq
-from spqformat import Limits, Reason, ids
+from spqformat import Limits, Reason, ids, zstd
 
 SPEC = Path(__file__).parents[2] / "spec"
 FILE_REASONS = 13
@@ -37,6 +38,15 @@ def test_ids(title: str, kind: type[IntEnum]) -> None:
     registered = {int(row[0]): row[1] for row in table(title)}
     assert registered == {int(member): member.name.lower() for member in kind}
     assert max(registered) < 192
+
+
+def test_program_dictionary() -> None:
+    ((codec, path, length, digest),) = table("Program dictionaries")
+    content = SPEC.parent.joinpath(path).read_bytes()
+    assert int(codec) == ids.ProgramCodec.ZSTD_DICTIONARY
+    assert len(content) == int(length)
+    assert hashlib.sha256(content).hexdigest() == digest
+    assert zstd.dictionary().as_bytes() == content
 
 
 def test_widths_of_element_types() -> None:
@@ -96,7 +106,7 @@ def test_sections_that_comments_cite_exist() -> None:
     text = (SPEC / "SPQ-1.md").read_text(encoding="utf-8")
     sections = set(re.findall(r"^#+ (\d+(?:\.\d+)*) ", text, re.M))
     folders = [Path(module.__file__ or "").parent for module in (ids, spq)]
-    paths = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     source = "".join(path.read_text(encoding="utf-8") for path in paths)
     cited = set(re.findall(r"\bspec (\d+(?:\.\d+)*)", source))
     assert {"2.2", "6.2.3", "7.2", "10.1"} <= cited

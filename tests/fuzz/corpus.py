@@ -19,6 +19,12 @@ def saved(tensors: dict[str, Any], **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def _saved_plain(programs: dict[str, bytes]) -> bytes:
+    """Save programs without the dictionary, as other writers may."""
+    with patch("spqformat.zstd.blocks_of", return_value=None):
+        return saved({}, programs=programs)
+
+
 def files() -> dict[str, bytes]:
     """Return files of a few hundred bytes with every kind of section, encoding and table."""
     random = np.random.Generator(np.random.PCG64(1))
@@ -46,6 +52,7 @@ def files() -> dict[str, bytes]:
             },
             metadata={"k": "v", "licence": "é"},
         ),
+        "plain zstd": _saved_plain(programs={"torch": b"{" + b" " * 90 + b"}"}),
         "programs": saved({"w": bias}, programs={"onnx": b"xyz" * 40, "torch": b"{}"}),
         "dense": saved({"w": grid, "x": steps * 7, "y": grid > 0}),
         "sparse": saved({"w": by_column, "x": few, "y": (few * 2).astype("i8")}),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from spq.frequencies import CodedTable, cheapest_table, explicit_table, mask_table, normalise
 from spqformat import Reason
 from spqformat.cursor import Cursor
-from spqformat.frequency_tables import read_frequencies
+from spqformat.frequency_tables import read_tables
 from spqformat.ids import TableKind
 
 quick = settings(deadline=None, derandomize=True, database=None, max_examples=150)
@@ -20,7 +20,7 @@ counts_of = st.lists(
 
 def reread(table: CodedTable, freq_log2: int) -> list[int]:
     cursor = Cursor(table.written, "w", 0, Reason.BAD_TABLES)
-    read = read_frequencies(cursor, table.frequencies.size, freq_log2)
+    read = read_tables(cursor, 1, table.frequencies.size, freq_log2)[0]
     cursor.finish()
     return [int(value) for value in read]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import (
@@ -186,6 +187,181 @@ def test_from_torch() -> None:
     with torch.inference_mode():
         expected = network(torch.from_numpy(inputs)).numpy()
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+
+
+# --- fewer bytes ---------------------------------------------------------------------------
+
+
+def answers(model: ModelProto, inputs: NDArray[Any]) -> list[Any]:
+    """What ONNX Runtime computes from a whole model."""
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    outputs: list[Any] = session.run(None, {"x": inputs})
+    return outputs
+
+
+def assert_same_answers(model: ModelProto, inputs: NDArray[Any]) -> ModelProto:
+    """Compare a model with the one that comes back; return the stored graph."""
+    graph, weights = onnx_graph.strip(model)
+    expected = answers(model, inputs)
+    for wanted, found in zip(expected, run(packed(graph, weights), inputs), strict=True):
+        assert wanted.dtype == found.dtype
+        np.testing.assert_array_equal(wanted, found)
+    return onnx_graph.parse_graph(graph)
+
+
+def test_defaults_are_left_out() -> None:
+    kernels = RANDOM.normal(size=(4, 1, 3)).astype("f4")
+    window: dict[str, Any] = {"strides": [1], "dilations": [1], "pads": [0, 0]}
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "one"], ["image"]),
+        helper.make_node(
+            "Conv", ["image", "w"], ["a"], kernel_shape=[3], auto_pad="NOTSET", group=1, **window
+        ),
+        helper.make_node("MaxPool", ["a"], ["b"], kernel_shape=[2], ceil_mode=0, **window),
+        helper.make_node("Conv", ["b", "v"], ["y"], pads=[1, 0], group=4, strides=[2]),
+    ]
+    tensors = {"one": np.array([1]), "w": kernels, "v": np.ones((4, 1, 1), dtype="f4")}
+    model = model_of(nodes, tensors)
+    inputs = RANDOM.normal(size=(3, 6)).astype("f4")
+    stored = assert_same_answers(model, inputs)
+    given = [[attribute.name for attribute in node.attribute] for node in stored.graph.node]
+    assert given == [[], ["kernel_shape"], ["kernel_shape"], ["group", "pads", "strides"]]
+
+
+@pytest.mark.parametrize("beta", [1.0, -0.0, 0.5])
+def test_other_values_stay(beta: float) -> None:
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], alpha=1.0, beta=beta, transA=0)
+    model = model_of([node], {"w": WEIGHT, "b": BIAS})
+    stored = assert_same_answers(model, RANDOM.normal(size=(3, 6)).astype("f4"))
+    (node,) = stored.graph.node
+    assert [attribute.f for attribute in node.attribute] == [beta] * (beta != 1.0)
+
+
+def reshape(*sizes: str | int, **options: Any) -> ModelProto:
+    """A model that reshapes to numbers and sizes: of `x`, or of another of its inputs."""
+    nodes, parts, tensors = [], [], {"minus": np.array([-1]), "w": np.zeros(20, dtype="f4")}
+    for index, size in enumerate(sizes):
+        if isinstance(size, int):
+            tensors[f"n{index}"] = np.array([size])
+            parts.append(f"n{index}")
+            continue
+        axis = int(size[1:])
+        nodes += [
+            helper.make_node("Shape", [size[0]], [f"s{index}"], start=axis, end=axis + 1),
+            helper.make_node("Squeeze", [f"s{index}"], [f"t{index}"]),
+            helper.make_node("Reshape", [f"t{index}", "minus"], [f"u{index}"]),
+        ]
+        parts.append(f"u{index}")
+    nodes += [
+        helper.make_node("Neg", ["x"], ["v"]),
+        helper.make_node("Concat", parts, ["shape"], axis=0),
+        helper.make_node("Reshape", ["v", "shape"], ["y"], **options),
+    ]
+    return model_of(nodes, tensors)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        (("x0", 2, 3), [-1, 2, 3]),
+        ((3, "x0", 2), [3, -1, 2]),
+        ((-1, 3), [-1, 3]),
+        (("v0", -1), [0, -1]),
+        (("v0", -1, "x0"), None),  # of which one cannot be inferred
+        (("x0", -1), None),
+        (("x0", "x1"), None),
+        ((0, 6), None),  # means something else under `allowzero`
+    ],
+)
+def test_sizes_that_follow_are_not_computed(
+    sizes: tuple[str | int, ...], shape: list[int] | None
+) -> None:
+    model = reshape(*sizes)
+    # The order of evaluation: sizes of `v` need it first.
+    nodes = sorted(model.graph.node, key=lambda node: node.op_type != "Neg")
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    if sizes == ("v0", -1, "x0"):
+        graph, _ = onnx_graph.strip(model)
+        stored = onnx_graph.parse_graph(graph)
+    else:
+        inputs = RANDOM.normal(size=(4, 6)).astype("f4")
+        stored = assert_same_answers(model, inputs)
+    constants = [node for node in stored.graph.node if node.op_type == "Constant"]
+    if shape is None:
+        assert constants == []
+        return
+    assert [node.op_type for node in stored.graph.node] == ["Neg", "Constant", "Reshape"]
+    assert list(constants[0].attribute[0].ints) == shape
+    assert not stored.graph.initializer
+    np.testing.assert_array_equal(
+        answers(spq.load_onnx(packed(stored.SerializeToString(), {})), inputs)[0],
+        -inputs.reshape([4 if size == 0 else size for size in shape]),
+    )
+
+
+def test_old_versions_have_no_lists() -> None:
+    nodes = [
+        helper.make_node("Concat", ["minus", "two"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    model = model_of(nodes, {"minus": np.array([-1]), "two": np.array([2])})
+    model.opset_import[0].version = 11
+    stored = assert_same_answers(model, RANDOM.normal(size=(3, 6)).astype("f4"))
+    assert [node.op_type for node in stored.graph.node] == ["Concat", "Reshape"]
+
+
+def test_zeros_are_not_added_and_identities_not_taken() -> None:
+    kernels = RANDOM.normal(size=(40, 6)).astype("f4")
+    nodes = [
+        helper.make_node("Constant", [], ["zero"], value_float=0.0),
+        helper.make_node("Shape", ["w"], ["count"], start=0, end=1),
+        helper.make_node("Expand", ["zero", "count"], ["zeros"]),
+        helper.make_node("Reshape", ["x", "image"], ["a"]),
+        helper.make_node("Reshape", ["w", "image"], ["kernels"]),
+        helper.make_node("Conv", ["a", "kernels", "zeros"], ["b"]),
+        helper.make_node("Identity", ["b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Identity", ["d"], ["y"]),
+    ]
+    model = model_of(nodes, {"w": kernels, "image": np.array([-1, 6, 1])})
+    stored = assert_same_answers(model, RANDOM.normal(size=(3, 6)).astype("f4"))
+    kinds = [node.op_type for node in stored.graph.node]
+    assert kinds == ["Reshape", "Reshape", "Conv", "Relu", "Identity"]
+    assert list(stored.graph.node[2].input)[2:] == []
+
+
+def test_inner_names_are_short_and_others_stay() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a/very/long/name"]),
+        helper.make_node("Neg", ["a/very/long/name"], ["also an output"]),
+        helper.make_node("Relu", ["also an output"], ["positive"]),
+        helper.make_node("ReduceMax", ["positive"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["is it"], to=TensorProto.BOOL),
+        helper.make_node("If", ["is it"], ["r"], then_branch=branch("a"), else_branch=branch("b")),
+        helper.make_node("Add", ["r", "positive"], ["y"]),
+    ]
+    # The weights have the names that come first, so that those are taken.
+    tensors = {name: np.full((4, 6), number, dtype="f4") for number, name in enumerate("ab")}
+    model = model_of(nodes, tensors, ("y", "also an output"))
+    stored = assert_same_answers(model, RANDOM.normal(size=(4, 6)).astype("f4"))
+    assert [value.name for value in stored.graph.output] == ["y", "also an output"]
+    inner = [name for node in stored.graph.node for name in node.output]
+    assert inner == ["c", "also an output", "d", "e", "f", "g", "y"]
+
+
+def test_own_operators_stay_as_they_are() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], domain="somebody", alpha=1.0)
+    unused = helper.make_node("Log", ["x"], ["z"], domain="somebody")
+    model = model_of([unused, node], {})
+    model.opset_import.append(helper.make_opsetid("somebody", 1))
+    graph, _ = onnx_graph.strip(model)
+    found = onnx_graph.parse_graph(graph).graph.node
+    assert [(stored.op_type, stored.domain) for stored in found] == [
+        ("Log", "somebody"),
+        ("Relu", "somebody"),
+    ]
+    assert found[1].attribute[0].f == 1.0
 
 
 # --- refusals ------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import io
 import warnings
 import zlib
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import spq
-from spq import _kernels, planes, rans
+from spq import planes, rans
 from spq._kernels import OK, join_planes
 from spq.encode import encode_tensor
 from spq.planes import encode_planes, split_planes
@@ -29,6 +28,7 @@ from spqformat.plane_tables import (
     write_stored_plane,
 )
 from spqformat.writer import EncodedTensor, serialise
+from tests.runtime.twins import twin
 
 FLOATS = [DType.F64, DType.F32, DType.F16, DType.BF16]
 COUNTS = (1, 2, 7, 8, 9, 255, 2047, 2048, 5003)
@@ -226,17 +226,6 @@ def test_random_planes_are_stored() -> None:
 # --- kernel ----------------------------------------------------------------------------------
 
 
-def twin(kernel: Any) -> Any:
-    """The plain-Python function of a kernel, calling those of its helpers."""
-    two = _kernels._two_planes.py_func  # type: ignore[attr-defined]
-    four = FunctionType(
-        _kernels._four_planes.py_func.__code__,  # type: ignore[attr-defined]
-        {**vars(_kernels), "_two_planes": two},
-    )
-    helpers = {"_two_planes": two, "_four_planes": four}
-    return FunctionType(kernel.py_func.__code__, {**vars(_kernels), **helpers})
-
-
 def joined(kernel: Any, split: NDArray[np.uint8], rotated: bool) -> bytes:
     """Join planes between guard zones."""
     width, count = split.shape
@@ -334,7 +323,7 @@ def refusal(tables: bytes, chunks: list[bytes], dtype: DType, count: int) -> Rea
     return None
 
 
-STREAM = b"\4\0\0\1\0"
+STREAM = b"\x08" + bytes(4) + b"\1\0\0\0"
 
 
 @pytest.mark.parametrize(
@@ -347,12 +336,12 @@ STREAM = b"\4\0\0\1\0"
         b"12345678" + STREAM + b"\0",
         b"12345678" + STREAM[:-1],
         b"12345678\0",
-        b"12345678\3\0\0\1",
-        b"12345678\5\0\0\1\0\0",
-        b"12345678\6\0\0\1\0\0\0",
-        b"12345678\4\0\0\2\0",
-        b"12345678\4\0\0\0\0",
-        b"12345678\x84\0\0\0\1\0",
+        b"12345678\7" + STREAM[1:-1],
+        b"12345678\x09" + STREAM[1:] + b"\0",
+        b"12345678\x0c" + STREAM[1:] + bytes(4),
+        b"12345678\x08" + bytes(4) + b"\2\0\0\0",
+        b"12345678\x08" + bytes(8),
+        b"12345678\x88\0" + STREAM[1:],
         b"12345678\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
     ],
 )
@@ -417,9 +406,9 @@ def test_every_symbol_of_a_plane_may_be_certain() -> None:
     tables = write_planes_tables(1 << 14, [write_coded_plane(15, write_explicit(table))] * 2)
     coder = rans.build_tables(table[None, :], 15)
     symbols = np.full(1 << 14, 255, dtype=np.uint8)
-    stream = rans.encode(symbols, coder, None)
+    stream = rans.encode(symbols, coder, rans.NO_CONTEXTS)
     chunk = (varint(len(stream)) + stream) * 2
-    assert len(chunk) == 2 * 33
+    assert len(chunk) == 2 * 65
     tensor = EncodedTensor(DType.I16, Encoding.PLANES, (1 << 14,), 0, [tables, chunk])
     with spq.open(file_of(tensor)) as archive:
         assert (archive.get_tensor("w") == -1).all()

@@ -265,6 +265,20 @@ def test_refused_operations(operation: str) -> None:
     assert "not allowed" in refused(node(operation, {"$": 0}))
 
 
+def test_negative_numbers_count_back() -> None:
+    nodes = [
+        ["aten.add.Tensor", [{"$": -2}, {"$": -1}]],
+        ["aten.mul.Tensor", [{"$": -1}, {"$": -3}]],
+        ["aten.sub.Tensor", [{"$": -1}, 0.5]],
+    ]
+    inputs = torch.tensor([1.0, 2.0])
+    for output, expected in ((-1, inputs * (inputs + 1) - 0.5), (-2, inputs * (inputs + 1))):
+        network = decode(document(nodes=nodes, output={"$": output}))
+        assert torch.equal(network(inputs), expected)
+    assert torch.equal(decode(document(nodes=nodes, output={"$": -5}))(inputs), inputs)
+    refused(document(nodes=nodes, output={"$": -6}))
+
+
 @pytest.mark.parametrize("operation", [None, 1, [], {}, ["aten.add.Tensor"]])
 def test_operations_that_are_no_names(operation: Any) -> None:
     assert "malformed node" in refused(node(operation))
@@ -286,7 +300,17 @@ def test_malformed_steps(step: Any) -> None:
 @pytest.mark.parametrize(
     "argument",
     [
-        *({"$": 2}, {"$": -1}, {"$": 1 << 70}, {"$": True}, {"$": "0"}, {"$": 0.0}, {"$": None}),
+        *(
+            {"$": 2},
+            {"$": -3},
+            {"$": -4},
+            {"$": -1 << 70},
+            {"$": 1 << 70},
+            {"$": True},
+            {"$": "0"},
+            {"$": 0.0},
+            {"$": None},
+        ),
         *({}, {"$": 0, "tuple": []}, {"unknown": 1}, {"tuple": 1}, {"tuple": {}}, {"dict": []}),
         *({"float": "1"}, {"float": 1.0}, {"float": "Infinity"}, {"device": "cuda"}),
         *({"dtype": "nonsense"}, {"dtype": "float32.x"}, {"dtype": "load"}, {"dtype": 1}),
@@ -299,7 +323,7 @@ def test_refused_arguments(argument: Any) -> None:
     # The step is the third value: it must not refer to itself or to what comes later.
     refused(node("aten.add.Tensor", argument))
     refused(node("aten.add.Tensor", [{"tuple": [argument]}]))
-    if argument != {"$": 2}:
+    if argument not in ({"$": 2}, {"$": -3}):
         refused(document(output=argument))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import zstandard
 
-from spqformat import Limits, Reason, SpqError
+from spqformat import Limits, Reason, SpqError, zstd
 from spqformat.cursor import varint
 from spqformat.ids import MAGIC, DType, Encoding, ProgramCodec
 from spqformat.model import Container, Part, ProgramRecord
@@ -381,7 +381,7 @@ def test_programs() -> None:
         ),
         (programs(program(b"", b""), payload=b""), Reason.BAD_PROGRAM, "ascending"),
         (programs(program(b"\xff", b""), payload=b""), Reason.BAD_PROGRAM, "UTF-8"),
-        (programs(program(b"a", b"", codec=2), payload=b""), Reason.BAD_PROGRAM, "codec 2"),
+        (programs(program(b"a", b"", codec=3), payload=b""), Reason.BAD_PROGRAM, "codec 3"),
         (
             programs(program(b"a", b"xy", decoded=3), payload=b"xy"),
             Reason.BAD_PROGRAM,
@@ -396,9 +396,11 @@ def test_program_rules(section: bytes, reason: Reason, part: str) -> None:
     refused(File(programs=section), reason, part)
 
 
-def zstd_record(stored: bytes, decoded_bytes: int) -> ProgramRecord:
+def zstd_record(
+    stored: bytes, decoded_bytes: int, codec: ProgramCodec = ProgramCodec.ZSTD
+) -> ProgramRecord:
     part = Part(64, len(stored), zlib.crc32(stored))
-    return ProgramRecord("torch", ProgramCodec.ZSTD, decoded_bytes, part)
+    return ProgramRecord("torch", codec, decoded_bytes, part)
 
 
 def compress(data: bytes, *, size: bool = True) -> bytes:
@@ -436,6 +438,52 @@ def test_refused_zstd_programs(stored: bytes, decoded_bytes: int) -> None:
         decode_program(stored, zstd_record(stored, decoded_bytes))
     assert caught.value.code is Reason.BAD_PROGRAM
     assert caught.value.section == "program"
+
+
+def blocks_of(data: bytes) -> bytes:
+    blocks = zstd.blocks_of(data)
+    assert blocks is not None
+    return blocks
+
+
+BLOCKS = blocks_of(b"program" * 99)
+# A block of 128 KiB zeros, the last one; a raw block of nothing, which is not.
+RUN = (131072 << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"\0"
+NOTHING = bytes(3)
+
+
+def test_program_with_the_dictionary() -> None:
+    for data in (b"program" * 99, zstd.dictionary().as_bytes()[100:900], b"", bytes(1 << 22)):
+        stored = blocks_of(data)
+        record = zstd_record(stored, len(data), ProgramCodec.ZSTD_DICTIONARY)
+        assert decode_program(stored, record) == data
+
+
+@pytest.mark.parametrize(
+    ("stored", "decoded_bytes"),
+    [
+        *((BLOCKS, 692), (BLOCKS, 694), (BLOCKS, 0), (BLOCKS[:-1], 693), (BLOCKS + b"\0", 693)),
+        *((BLOCKS + BLOCKS, 693), (b"", 0), (b"", 1), (b"no blocks at all", 18)),
+        *((RUN, 131071), (RUN, 1000), (RUN, 1 << 20), (RUN, 1 << 40), (RUN, 1 << 62)),
+        (NOTHING * 100_000, 0),
+        (blocks_of(bytes(1 << 22)), 1000),
+        (WHOLE, 693),  # with the header that codec 1 has
+        (WHOLE[zstandard.frame_header_size(WHOLE) : -1], 693),
+    ],
+)
+def test_refused_programs_with_the_dictionary(stored: bytes, decoded_bytes: int) -> None:
+    with pytest.raises(SpqError) as caught:
+        decode_program(stored, zstd_record(stored, decoded_bytes, ProgramCodec.ZSTD_DICTIONARY))
+    assert caught.value.code is Reason.BAD_PROGRAM
+    assert caught.value.section == "program"
+
+
+def test_blocks_may_not_reach_behind_the_dictionary() -> None:
+    # The same blocks under a shorter dictionary would begin before its start.
+    stored = blocks_of(zstd.dictionary().as_bytes()[:300])
+    frame = zstd.frame_of_blocks(stored, 300)
+    with pytest.raises(zstd.ZstdError):
+        zstd.unpack(frame, 300, with_dictionary=False)
 
 
 def test_frames_of_more_than_their_size_are_refused() -> None:

@@ -22,7 +22,7 @@ from spqformat.frequency_tables import (
     flat_frequencies,
     markov_frequencies,
     read_freq_log2,
-    read_frequencies,
+    read_tables,
     write_bernoulli,
     write_explicit,
     write_flat,
@@ -160,7 +160,7 @@ def test_refused_codebooks(data: bytes, dtype: DType, part: str) -> None:
 
 def frequencies(data: bytes, alphabet: int, freq_log2: int) -> list[int]:
     reader = cursor(data)
-    read = read_frequencies(reader, alphabet, freq_log2)
+    read = read_tables(reader, 1, alphabet, freq_log2)[0]
     reader.finish()
     assert read.dtype == np.uint32
     assert int(read.sum()) == 1 << freq_log2
@@ -251,7 +251,7 @@ def test_bernoulli_is_exact(
     reader = cursor(write_bernoulli(density, max_ones))
     if expected is None:
         with pytest.raises(SpqError, match="does not fit"):
-            read_frequencies(reader, 1 << symbol_bits, freq_log2)
+            read_tables(reader, 1, 1 << symbol_bits, freq_log2)
     else:
         written = write_bernoulli(density, max_ones)
         assert frequencies(written, 1 << symbol_bits, freq_log2) == expected
@@ -325,14 +325,14 @@ def test_written_masks() -> None:
 )
 def test_refused_frequencies(data: bytes, alphabet: int, part: str) -> None:
     with pytest.raises(SpqError, match=part) as caught:
-        read_frequencies(cursor(data), alphabet, 8)
+        read_tables(cursor(data), 1, alphabet, 8)
     assert caught.value.code is Reason.BAD_TABLES
 
 
 @pytest.mark.parametrize("table", [write_bernoulli(32768, 8), write_markov(1, 2, 3, 8)])
 def test_masks_that_do_not_fit_are_refused(table: bytes) -> None:
     with pytest.raises(SpqError, match="does not fit"):
-        read_frequencies(cursor(table), 256, 7)
+        read_tables(cursor(table), 1, 256, 7)
 
 
 @pytest.mark.parametrize("value", [0, MAX_FREQ_LOG2 + 1, 255])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spqformat import Limits, Reason, SpqError
+from spqformat import Limits, Reason, SpqError, zstd
 from spqformat.ids import DType, Encoding, ProgramCodec
 from spqformat.model import Container
 from spqformat.reader import decode_program, read_container
@@ -132,10 +132,23 @@ def test_round_trip(
 
 
 def test_programs_are_compressed_where_that_is_smaller() -> None:
-    programs = read(written(programs={"a": b"xyz" * 500, "b": b"xyz", "c": b""})).programs
-    assert programs["a"].codec is ProgramCodec.ZSTD
-    assert programs["a"].part.stored_bytes < 100
+    given = {"a": b"xyz" * 500, "b": b"xyz", "c": b"", "long": bytes(9 << 20)}
+    whole = written(programs=given)
+    programs = read(whole).programs
+    assert programs["a"].codec is ProgramCodec.ZSTD_DICTIONARY
+    assert programs["a"].part.stored_bytes < 20
     assert programs["b"].codec is programs["c"].codec is ProgramCodec.STORED
+    assert programs["long"].codec is ProgramCodec.ZSTD
+    for kind, record in programs.items():
+        stored = whole[record.part.offset :][: record.part.stored_bytes]
+        assert decode_program(stored, record) == given[kind]
+
+
+def test_the_dictionary_makes_programs_smaller() -> None:
+    program = zstd.dictionary().as_bytes()[-400:]
+    record = read(written(programs={"torch": program})).programs["torch"]
+    assert record.codec is ProgramCodec.ZSTD_DICTIONARY
+    assert record.part.stored_bytes < 20
 
 
 LONE_SURROGATE = "\ud800"

@@ -143,6 +143,7 @@ def test_both_programs_answer_like_the_network(name: str, tmp_path: Path) -> Non
     assert programs.notes == ()
     path = saved(network, programs, tmp_path / "net.spq")
     loaded, session = spq.load(path), spq.session(path)
+    onnx.checker.check_model(spq.load_onnx(path), full_check=True)
     names = [value.name for value in session.get_inputs()]
     assert len(names) == len(inputs)
     for count in (5, 1, 3):  # the batch size is free
@@ -194,6 +195,8 @@ def test_programs_hold_no_weights() -> None:
     graph = onnx.ModelProto.FromString(programs.stored["onnx"])
     assert all(np.prod(tensor.dims) < 16 for tensor in graph.graph.initializer)
     assert not graph.producer_name
+    (size,) = {value.dim_param for value in graph.graph.input[0].type.tensor_type.shape.dim} - {""}
+    assert size == "batch"
     assert not any(node.doc_string or node.metadata_props for node in graph.graph.node)
     for program in programs.stored.values():
         assert str(Path(__file__).parent).encode() not in program

@@ -23,6 +23,7 @@ from spqformat import Reason, SpqError, __version__
 from spqformat.atomic import write_atomically
 from spqtools.calibration import Calibration, read_calibration
 from spqtools.compress import Compressed, compress, compress_weights
+from spqtools.evolve.divergence import KL_DIVERGENCE, SQUARED_ERROR
 from spqtools.goal import Options
 from spqtools.ingest import Source, ingest
 from spqtools.inspection import inspect_file
@@ -35,7 +36,10 @@ State = Mapping[str, NDArray[Any] | Tensor]
 Found = Mapping[str, NDArray[Any]]
 
 # Sizes are tried out before the divergence is known: this text is at least as long.
-_LONGEST_DIVERGENCE = (-1.23456e-100, "squared error relative to the variance")
+_LONGEST_DIVERGENCE = (-1.234e-100, SQUARED_ERROR)
+_UNITS = {KL_DIVERGENCE: "nats", SQUARED_ERROR: "of variance"}
+# The beginning of a SHA-256 that tells files apart as surely as the whole.
+_DIGEST_DIGITS = 32
 
 
 @dataclass(frozen=True)
@@ -319,15 +323,15 @@ def _provenance(
     source: Source, options: Options, divergence: float | None, kind: str
 ) -> dict[str, str]:
     """Return the metadata: where the file comes from and how, no time and no place in it."""
-    given = {name: value for name, value in asdict(options).items() if value is not None}
+    usual = asdict(Options())
+    given = {name: value for name, value in asdict(options).items() if value != usual[name]}
     metadata = {
-        "spq.tool": f"spqformat {__version__}",
-        "spq.seed": str(given.pop("seed")),
-        "spq.options": json.dumps(given, sort_keys=True),
-        "spq.teacher_sha256": source.digest,
+        "spq.tool": f"spq {__version__}",
+        "spq.options": json.dumps(given, sort_keys=True, separators=(",", ":")),
+        "spq.teacher": source.digest[:_DIGEST_DIGITS],
     }
     if divergence is not None:
-        metadata |= {"spq.divergence": f"{divergence:.6g}", "spq.divergence_kind": kind}
+        metadata["spq.divergence"] = f"{divergence:.4g} {_UNITS[kind]}"
     return metadata
 
 

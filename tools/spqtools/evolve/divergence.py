@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+KL_DIVERGENCE = "KL divergence in nats"
+SQUARED_ERROR = "squared error relative to the variance"
+
 
 class Divergence:
     """Mean divergence of a student's outputs from a teacher's.
@@ -44,8 +47,8 @@ class Divergence:
     def description(self) -> str:
         """What the number means, in words."""
         if all(kind == "squared" for kind in self._kinds):
-            return "squared error relative to the variance"
-        return "KL divergence in nats"
+            return SQUARED_ERROR
+        return KL_DIVERGENCE
 
     def of_batch(self, student: list[Tensor], batch: int) -> Tensor:
         """Return the mean divergence over one batch as a differentiable scalar."""
