@@ -96,7 +96,8 @@ def _varints(fields: NDArray[np.uint32]) -> bytes:
     followed = np.stack([fields >= 1 << 7, fields >= 1 << 14], axis=1)
     groups[:, :2] |= followed.astype(np.uint8) << 7
     is_used = np.concatenate([np.ones((fields.size, 1), dtype=bool), followed], axis=1)
-    return groups[is_used].tobytes()
+    written: bytes = groups[is_used].tobytes()
+    return written
 
 
 def write_flat() -> bytes:
