@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import invalid_files
+import limit_files
+import lone_faults
 import valid_files
 
 HERE = Path(__file__).parent
@@ -19,7 +21,8 @@ HERE = Path(__file__).parent
 
 def contents() -> dict[Path, bytes]:
     """Return all files of the vectors."""
-    valid, invalid = valid_files.files(), invalid_files.files()
+    valid = {**valid_files.files(), **limit_files.files()}
+    invalid = {**invalid_files.files(), **lone_faults.files()}
     made = {HERE / "valid" / f"{name}.spq": file.data for name, file in valid.items()}
     made |= {HERE / "invalid" / f"{name}.spq": file.data for name, file in invalid.items()}
     manifests: dict[str, dict[str, object]] = {
