@@ -74,10 +74,16 @@ def unpack(frame: bytes, decoded_bytes: int, *, with_dictionary: bool) -> bytes:
     """
     # The frame's own content size wins over any limit that a one-shot call is given, so it is
     # compared first; small bites then bound what a lying frame can produce.
+    # A skippable frame has none, but passes for one of no bytes.
+    if not frame.startswith(zstandard.FRAME_HEADER):
+        raise ZstdError("does not begin as a frame")
     if zstandard.frame_content_size(frame) != decoded_bytes:
         raise ZstdError("declares another length than its record")
     known = dictionary() if with_dictionary else None
-    unpacker = zstandard.ZstdDecompressor(dict_data=known).decompressobj()
+    # No window takes more memory than the content, whose length has been compared.
+    unpacker = zstandard.ZstdDecompressor(
+        dict_data=known, max_window_size=1 << zstandard.WINDOWLOG_MAX
+    ).decompressobj()
     decoded = bytearray()
     for start in range(0, len(frame), _BITE_BYTES):
         if unpacker.eof or len(decoded) > decoded_bytes:

@@ -117,6 +117,13 @@ except spq.SpqError as error:
 """
 
 
+@pytest.fixture(scope="module")
+def compiled_kernels() -> None:
+    """Compile before the children run: a compiler takes more memory than they may."""
+    spq.warmup()
+
+
+@pytest.mark.usefixtures("compiled_kernels")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads its own size from /proc")
 @pytest.mark.parametrize("name", BOMBS)
 def test_bomb(name: str) -> None:

@@ -409,10 +409,29 @@ def compress(data: bytes, *, size: bool = True) -> bytes:
 
 BOMB = compress(bytes(1 << 26))
 WHOLE = compress(b"program" * 99)
+SKIPPABLE = b"\x50\x2a\x4d\x18\3\0\0\0abc"
 
 
 def test_zstd_program() -> None:
     assert decode_program(WHOLE, zstd_record(WHOLE, 693)) == b"program" * 99
+
+
+@pytest.mark.parametrize("window_log2", [10, 27, 28, 31])
+def test_frames_with_large_windows(window_log2: int) -> None:
+    head = b"\x28\xb5\x2f\xfd" + bytes([0x80, (window_log2 - 10) << 3]) + u32(600)
+    stored = head + (600 << 3 | 1).to_bytes(3, "little") + bytes(600)
+    assert decode_program(stored, zstd_record(stored, 600)) == bytes(600)
+
+
+@pytest.mark.parametrize("codec", [ProgramCodec.ZSTD, ProgramCodec.ZSTD_DICTIONARY])
+def test_long_programs_in_one_segment(codec: ProgramCodec) -> None:
+    # Its window is the whole program, longer than zstd takes by default.
+    block_count = (1 << 10) + 1
+    stored = RUN_ON * (block_count - 1) + RUN
+    decoded_bytes = block_count << 17
+    if codec is ProgramCodec.ZSTD:
+        stored = zstd.frame_of_blocks(stored, decoded_bytes)
+    assert decode_program(stored, zstd_record(stored, decoded_bytes, codec)) == bytes(decoded_bytes)
 
 
 @pytest.mark.parametrize(
@@ -428,6 +447,7 @@ def test_zstd_program() -> None:
         (b"", 0),
         (b"", 1),
         (b"not a frame at all", 18),
+        *((SKIPPABLE, 0), (SKIPPABLE + WHOLE, 693), (WHOLE + SKIPPABLE, 693)),
         (WHOLE[:7] + bytes([WHOLE[7] | 6]) + WHOLE[8:], 693),  # a reserved type of block
         # A frame that declares 1 TiB, and a record that agrees with it.
         (b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + b"\1\0\0", 1 << 40),
@@ -447,8 +467,9 @@ def blocks_of(data: bytes) -> bytes:
 
 
 BLOCKS = blocks_of(b"program" * 99)
-# A block of 128 KiB zeros, the last one; a raw block of nothing, which is not.
+# A block of 128 KiB zeros, the last one, and one that is not; a raw block of nothing, which is not.
 RUN = (131072 << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"\0"
+RUN_ON = (131072 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
 NOTHING = bytes(3)
 
 
@@ -488,8 +509,7 @@ def test_blocks_may_not_reach_behind_the_dictionary() -> None:
 
 def test_frames_of_more_than_their_size_are_refused() -> None:
     # Thousand runs of 128 KiB behind a header that declares seven bytes.
-    run = (131072 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
-    stored = b"\x28\xb5\x2f\xfd\xa0" + u32(7) + run * 1000
+    stored = b"\x28\xb5\x2f\xfd\xa0" + u32(7) + RUN_ON * 1000
     with pytest.raises(SpqError) as caught:
         decode_program(stored, zstd_record(stored, 7))
     assert caught.value.code is Reason.BAD_PROGRAM
