@@ -10,19 +10,44 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import invalid_files
 import limit_files
 import lone_faults
+import odd_choices
+import other_faults
+import program_frames
 import valid_files
 
+File = TypeVar("File")
 HERE = Path(__file__).parent
+
+
+def _joined(*groups: dict[str, File]) -> dict[str, File]:
+    """Join files whose names must all be different."""
+    joined: dict[str, File] = {}
+    for group in groups:
+        if twice := joined.keys() & group.keys():
+            raise ValueError(f"names that are there twice: {sorted(twice)}")
+        joined |= group
+    return joined
 
 
 def contents() -> dict[Path, bytes]:
     """Return all files of the vectors."""
-    valid = {**valid_files.files(), **limit_files.files()}
-    invalid = {**invalid_files.files(), **lone_faults.files()}
+    valid = _joined(
+        valid_files.files(),
+        limit_files.files(),
+        odd_choices.files(),
+        program_frames.valid_files(),
+    )
+    invalid = _joined(
+        invalid_files.files(),
+        lone_faults.files(),
+        other_faults.files(),
+        program_frames.invalid_files(),
+    )
     made = {HERE / "valid" / f"{name}.spq": file.data for name, file in valid.items()}
     made |= {HERE / "invalid" / f"{name}.spq": file.data for name, file in invalid.items()}
     manifests: dict[str, dict[str, object]] = {

@@ -10,6 +10,9 @@ from builders import Tensor, file_of, raw, varint
 
 F32, F16, BF16, I8, I16, U8, BOOL = 1, 2, 3, 4, 5, 8, 12
 
+Table = tuple[int, bytes, list[int]]
+"""A table: `freq_log2`, as it is written, and its frequencies."""
+
 
 @dataclass(frozen=True)
 class Valid:
@@ -87,13 +90,16 @@ def dense(
     return Tensor(name, b.DENSE, dtype, (len(indices),), elements, (tables, *parts))
 
 
-def classes_of(classes: Sequence[int]) -> bytes:
-    """Write the density classes of rows or units (6.4.2)."""
-    if not any(classes):
+def classes_of(classes: Sequence[int], table: Table | None = None) -> bytes:
+    """Write the density classes of rows or units (6.4.2), as many as the table has."""
+    if table is None and not any(classes):
         return b"\1"
-    frequencies = spread(classes, max(classes) + 1, 6)
-    coded = b.stream(classes, [frequencies], 6)
-    return bytes([max(classes) + 1, 6]) + b.explicit(frequencies) + varint(len(coded)) + coded
+    if table is None:
+        frequencies = spread(classes, max(classes) + 1, 6)
+        table = (6, b.explicit(frequencies), frequencies)
+    freq_log2, written, frequencies = table
+    coded = b.stream(classes, [frequencies], freq_log2)
+    return bytes([len(frequencies), freq_log2]) + written + varint(len(coded)) + coded
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,10 @@ class View:
     index_bits: int = 8
     freq_log2: int = 12
     mask_tables: tuple[bytes, list[list[int]]] | None = None
-    value_table: tuple[int, bytes, list[int]] | None = None
+    value_table: Table | None = None
+    row_table: Table | None = None
+    unit_table: Table | None = None
+    codebook: bytes | None = None  # in place of the full one
 
 
 def sparse(
@@ -129,7 +138,7 @@ def sparse(
     order = list(range(length))
     if view.unit_columns == 1:
         order.sort(key=lambda column: unit_classes[column])
-    unit_class_count = max(unit_classes) + 1
+    unit_class_count = len(view.unit_table[2]) if view.unit_table else max(unit_classes) + 1
     rows: list[tuple[list[int], list[int], list[int]]] = []
     for row in range(row_count):
         line = list(indices[row * length : (row + 1) * length])
@@ -161,8 +170,9 @@ def sparse(
     if view.value_table is not None:
         value_log2, value_table, values = view.value_table
     width = b.ITEM_BYTES[dtype]
-    tables = b.full(levels, width) + varint(length) + varint(view.rows_per_chunk)
-    tables += bytes([bits, view.unit_columns]) + classes_of(row_classes) + classes_of(unit_classes)
+    tables = b.full(levels, width) if view.codebook is None else view.codebook
+    tables += varint(length) + varint(view.rows_per_chunk) + bytes([bits, view.unit_columns])
+    tables += classes_of(row_classes, view.row_table) + classes_of(unit_classes, view.unit_table)
     tables += view.contexts + bytes([view.freq_log2]) + written
     tables += bytes([view.index_bits, value_log2]) + value_table
     parts = []
@@ -179,9 +189,15 @@ def sparse(
 
 
 def planes(
-    name: bytes, dtype: int, patterns: Sequence[int], coded: Sequence[bool], chunk: int
+    name: bytes,
+    dtype: int,
+    patterns: Sequence[int],
+    coded: Sequence[bool],
+    chunk: int,
+    table: Table | None = None,
+    mode: int = 1,
 ) -> Tensor:
-    """Return a tensor in planes of bytes (6.5)."""
+    """Return a tensor in planes of bytes (6.5); `table` is that of each coded plane."""
     width = b.ITEM_BYTES[dtype]
     bits = 8 * width
     turned = list(patterns)
@@ -189,16 +205,17 @@ def planes(
         turned = [(p << 1 | p >> (bits - 1)) & ((1 << bits) - 1) for p in patterns]
     bytes_of = [[p >> (8 * plane) & 0xFF for p in turned] for plane in range(width)]
     tables = varint(chunk)
-    frequencies = [spread(plane, 256, 10) for plane in bytes_of]
-    for plane in range(width):
-        tables += b"\1\x0a" + b.explicit(frequencies[plane]) if coded[plane] else b"\0"
+    spreads = [spread(plane, 256, 10) for plane in bytes_of]
+    own = [table or (10, b.explicit(frequencies), frequencies) for frequencies in spreads]
+    for is_coded, (freq_log2, written, _) in zip(coded, own, strict=True):
+        tables += bytes([mode, freq_log2]) + written if is_coded else b"\0"
     parts = []
     for at in range(0, len(patterns), chunk):
         part = b""
-        for plane in range(width):
+        for plane, (freq_log2, _, frequencies) in enumerate(own):
             piece = bytes_of[plane][at : at + chunk]
             if coded[plane]:
-                stream = b.stream(piece, [frequencies[plane]], 10)
+                stream = b.stream(piece, [frequencies], freq_log2)
                 part += varint(len(stream)) + stream
             else:
                 part += bytes(piece)
