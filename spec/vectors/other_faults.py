@@ -515,6 +515,23 @@ def _streams() -> Iterator[Fault]:
             Tensor(b"w", b.DENSE, U8, (8207,), b"\7" * 8207, (lanes_of_8207, START * 8 + bytes(64)))
         ),
     )
+    rows = View(
+        row_length=8,
+        symbol_bits=8,
+        unit_columns=8,
+        rows_per_chunk=8207,
+        row_classes=[0] * 8207,
+        row_table=(6, b.explicit([64, 0]), [64, 0]),
+        contexts=b"\0\1",
+        mask_tables=((b.explicit(b.only(256, s0=4096))) * 2, [b.only(256, s0=4096)] * 2),
+    )
+    tensor = sparse(b"w", U8, (8207, 8), [5], [0] * 65656, rows)
+    long = text(START * 8 + bytes(64)) + START
+    yield (
+        "lanes_tail_mask",
+        "sixteen words behind eight states of a mask with contexts",
+        file_of(replace(tensor, parts=(tensor.parts[0], long))),
+    )
     yield (
         "lanes_too_many",
         "eight states for 8191 symbols",
