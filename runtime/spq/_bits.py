@@ -118,6 +118,7 @@ def _type_expand_16(
 _expand_16: Any = intrinsic(_type_expand_16)
 
 
+# Numba compares signatures and infers the types of what it compiles: annotations mean nothing here.
 @overload(expand)
 def _overload_expand(word, values, taken, elements, position):  # type: ignore[no-untyped-def]
     if _has_expanding_loads() and values.dtype.bitwidth == elements.dtype.bitwidth == 32:

@@ -61,6 +61,7 @@ def _enable_cache() -> bool:
     try:
         folder = cache_folder() / _source_digest()
         folder.mkdir(mode=0o700, exist_ok=True)
+        # Numba makes its settings while it is imported; type checkers do not see them.
         numba.core.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
     except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
         return False

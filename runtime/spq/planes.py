@@ -87,7 +87,7 @@ class PlanesDecoder:
         ]
         cursor.finish()
         joined = scratch.array("planes", len(pieces) * target.size, np.uint8)
-        planes = joined.reshape(len(pieces), target.size).view(np.uint8)
+        planes = joined.reshape(len(pieces), target.size)
         for plane, coder, piece in zip(planes, self._coders, pieces, strict=True):
             if coder is None:
                 plane[:] = np.frombuffer(piece, dtype=np.uint8)
@@ -166,6 +166,7 @@ def split_planes(bits: NDArray[np.generic], rotate: bool) -> NDArray[np.uint8]:
     for first in range(0, bits.size, _CHUNK_ELEMENTS):
         piece = bits[first : first + _CHUNK_ELEMENTS]
         if rotate:
+            # NumPy's stubs shift no generic scalars.
             piece = (piece << one) | (piece >> top)  # type: ignore[operator]
         little = piece.astype(f"<u{width}", copy=False).view(np.uint8)
         planes[:, first : first + piece.size] = little.reshape(piece.size, width).T

@@ -412,6 +412,7 @@ class _Writer:
 
     def _output(self, output: fx.Node) -> Any:
         """Write the results in the structure that the network returns."""
+        # The output node of an exported program has the tuple of its results as its argument.
         results = [self._argument(result) for result in output.args[0]]  # type: ignore[union-attr]
         return _write_tree(self._program.call_spec.out_spec, results)
 

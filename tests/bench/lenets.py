@@ -10,7 +10,6 @@ there already stay.
 import argparse
 import gzip
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tests.lenets import lenet_5, lenet_300_100
+
 MODELS = Path(__file__).parent / "models"
 DATA_SETS = ("mnist", "fashion-mnist")
 CALIBRATION_SAMPLES = 4096
@@ -27,38 +28,6 @@ SEED = 0
 THREADS = 2
 _BATCH_SAMPLES = 128
 _PEAK_LEARNING_RATE = 3e-3
-
-
-def lenet_300_100() -> nn.Module:
-    """Build LeNet-300-100, 266,610 parameters."""
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(784, 300),
-            relu1=nn.ReLU(),
-            fc2=nn.Linear(300, 100),
-            relu2=nn.ReLU(),
-            fc3=nn.Linear(100, 10),
-        )
-    )
-
-
-def lenet_5() -> nn.Module:
-    """Build LeNet-5 with 20 and 50 maps, 431,080 parameters."""
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(1, 20, 5),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(20, 50, 5),
-            relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(800, 500),
-            relu3=nn.ReLU(),
-            fc2=nn.Linear(500, 10),
-        )
-    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What a file has besides coded weights: header, directory, metadata and both programs."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,38 +10,9 @@ from torch import nn
 
 import spq
 from spqtools.cli import main
+from tests import lenets
 
 MAX_OVERHEAD_BYTES = 600
-
-
-def lenet_300_100() -> nn.Module:
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(784, 300),
-            relu1=nn.ReLU(),
-            fc2=nn.Linear(300, 100),
-            relu2=nn.ReLU(),
-            fc3=nn.Linear(100, 10),
-        )
-    )
-
-
-def lenet_5() -> nn.Module:
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(1, 20, 5),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(20, 50, 5),
-            relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(800, 500),
-            relu3=nn.ReLU(),
-            fc2=nn.Linear(500, 10),
-        )
-    )
 
 
 def overhead(path: Path) -> dict[str, int]:
@@ -52,7 +22,7 @@ def overhead(path: Path) -> dict[str, int]:
     return dict(zip(("header", "directory", "metadata", "programs"), (64, *sizes), strict=True))
 
 
-@pytest.mark.parametrize("build", [lenet_300_100, lenet_5])
+@pytest.mark.parametrize("build", [lenets.lenet_300_100, lenets.lenet_5])
 def test_small_files(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -61,7 +31,7 @@ def test_small_files(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     np.savez(tmp_path / "calibration.npz", x=images)
     path = tmp_path / "model.spq"
     arguments = [
-        *("pack", str(tmp_path / "model.pt"), "--arch", f"{__file__}:{build.__name__}"),
+        *("pack", str(tmp_path / "model.pt"), "--arch", f"{lenets.__file__}:{build.__name__}"),
         *("--calib", str(tmp_path / "calibration.npz"), "-o", str(path), "--effort", "fast"),
         *("--sparsity", "0.9"),
     ]
