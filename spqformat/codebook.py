@@ -95,6 +95,36 @@ def uniform_codebook(exponent: int, first: int, level_count: int) -> Codebook:
     return Codebook(CodebookKind.UNIFORM, levels, exponent, first)
 
 
+def spanning_codebook(levels: NDArray[np.generic]) -> Codebook | None:
+    """Return the uniform codebook that contains levels, if few enough integers span them.
+
+    Parameters
+    ----------
+    levels : ndarray of uint32, shape (level_count,)
+        Bit patterns of binary32.
+    """
+    singles = levels.view(np.float32)
+    if not np.isfinite(singles).all() or (levels == 0x80000000).any() or not singles.any():
+        return None
+    # Only now, because converting a signalling NaN warns.
+    values = singles.astype(np.float64)
+    mantissas, exponents = np.frexp(values[values != 0])
+    integers = (np.abs(mantissas) * (1 << 24)).astype(np.int64)
+    lowest_ones = np.log2(integers & -integers).astype(np.int64)
+    exponent = int((exponents + lowest_ones).min()) - 24
+    if not _UNIFORM_MIN_EXPONENT <= exponent <= _UNIFORM_MAX_EXPONENT:
+        return None
+    scaled = np.ldexp(values, -exponent)
+    first, last = int(scaled.min()), int(scaled.max())
+    if last - first >= MAX_LEVELS:
+        return None
+    # A full power of two costs nothing more and allows the flat table.
+    level_count = 1 << (last - first).bit_length()
+    if max(-first, first + level_count - 1) > _UNIFORM_MAX_INTEGER:
+        return None
+    return uniform_codebook(exponent, first, level_count)
+
+
 def smallest_codebook(levels: NDArray[np.generic], dtype: DType) -> Codebook:
     """Return the first kind, as `CodebookKind` orders them, that stores levels in fewest bytes.
 

@@ -11,7 +11,7 @@ from spq.frequencies import CodedTable
 from spq.indices import index_table, pack_indices
 from spq.planes import encode_planes
 from spq.sparse import encode_sparse, views
-from spqformat.codebook import Codebook, smallest_codebook, uniform_codebook
+from spqformat.codebook import Codebook, smallest_codebook, spanning_codebook
 from spqformat.cursor import varint
 from spqformat.dense_tables import dense_alphabet, write_dense_head
 from spqformat.ids import DType, Encoding
@@ -19,7 +19,6 @@ from spqformat.writer import EncodedTensor
 
 _CHUNK_ELEMENTS = 1 << 19
 _SMALL_ELEMENTS = 1 << 16
-_MAX_UNIFORM_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -148,30 +147,15 @@ def _as_uniform(indexed: _Indexed) -> tuple[_Indexed, Codebook] | None:
     """Return the tensor as integers times a power of two, when at most 256 integers span it."""
     if indexed.dtype is not DType.F32:
         return None
-    singles = indexed.levels.view(np.float32)
-    if not np.isfinite(singles).all() or (indexed.levels == 0x80000000).any() or not singles.any():
+    codebook = spanning_codebook(indexed.levels)
+    if codebook is None:
         return None
-    # Only now, because converting a signalling NaN warns.
-    values = singles.astype(np.float64)
-    mantissas, exponents = np.frexp(values[values != 0])
-    integers = (np.abs(mantissas) * (1 << 24)).astype(np.int64)
-    lowest_ones = np.log2(integers & -integers).astype(np.int64)
-    exponent = int((exponents + lowest_ones).min()) - 24
-    if not -126 <= exponent <= 102:
-        return None
-    scaled = np.ldexp(values, -exponent)
-    first, last = int(scaled.min()), int(scaled.max())
-    if last - first >= _MAX_UNIFORM_LEVELS:
-        return None
-    level_count = last - first + 1
-    # A full power of two costs nothing more and allows the flat table.
-    rounded = 1 << (level_count - 1).bit_length()
-    if max(-first, first + rounded - 1) > 1 << 24:
-        return None
-    codebook = uniform_codebook(exponent, first, rounded)
-    rank = (scaled.astype(np.int64) - first).astype(np.uint8)
-    levels = codebook.levels
-    return _Indexed(indexed.dtype, indexed.shape, levels, rank[indexed.indices]), codebook
+    values = indexed.levels.view(np.float32).astype(np.float64)
+    rank = (np.ldexp(values, -codebook.exponent) - codebook.first).astype(np.uint8)
+    return (
+        _Indexed(indexed.dtype, indexed.shape, codebook.levels, rank[indexed.indices]),
+        codebook,
+    )
 
 
 # --- sparse ----------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
     python -m tests.bench.accuracy --data FOLDER
 
 Each row is one run of the packer towards a size, on the first 4,096 training images without their
-labels, and one measurement of the file on all 10,000 test images: through `spq.load` and again
-through `spq.session`. Networks that are not there yet are trained first (`lenets.py`).
+labels (CIFAR-10: 2,048), and one measurement of the file on all 10,000 test images: through
+`spq.load` and again through `spq.session`. LeNets that are not there yet are trained first
+(`lenets.py`), residual networks come with their published weights (`resnets.py`).
 """
 
 import argparse
@@ -19,15 +20,19 @@ import spq
 from spqtools.goal import Options
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress
-from tests.bench import lenets
+from tests.bench import lenets, resnets
 
 RATIOS = {
     ("lenet_300_100", "mnist"): (45, 55, 65, 75, 90),
     ("lenet_5", "mnist"): (60, 90, 110, 140),
     ("lenet_300_100", "fashion-mnist"): (20, 25, 30, 40, 50, 60),
     ("lenet_5", "fashion-mnist"): (20, 30, 40, 50, 80),
+    ("resnet_20", "cifar10"): (13, 17, 20, 23),
+    ("resnet_56", "cifar10"): (15, 22, 26, 29),
 }
-_BATCH_SAMPLES = 1000
+_BUILDERS = {name: recipe.build for name, recipe in lenets.RECIPES.items()} | resnets.BUILDERS
+_DATA_SETS = (*lenets.DATA_SETS, resnets.DATA_SET)
+_BATCH_SAMPLES = 500
 _HEADS = (
     "network | data | asked | bytes | ratio | zeros | before | spq.load | spq.session | seconds"
 )
@@ -36,19 +41,26 @@ _HEADS = (
 def main() -> None:
     """Pack every network at every ratio and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with mnist, fashion-mnist")
-    parser.add_argument("--networks", nargs="*", default=list(lenets.RECIPES))
-    parser.add_argument("--data-sets", nargs="*", default=list(lenets.DATA_SETS))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--networks", nargs="*", default=list(_BUILDERS))
+    parser.add_argument("--data-sets", nargs="*", default=list(_DATA_SETS))
     parser.add_argument("--ratios", nargs="*", type=float, help="instead of the usual ones")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--effort", default="default")
     arguments = parser.parse_args()
-    lenets.prepare(arguments.data)
+    if set(lenets.DATA_SETS) & set(arguments.data_sets):
+        lenets.prepare(arguments.data)
+    if resnets.DATA_SET in arguments.data_sets:
+        resnets.prepare(arguments.data)
     print(f"| {_HEADS} |\n|{' --- |' * len(_HEADS.split('|'))}", flush=True)
     for (network, data_set), ratios in RATIOS.items():
         if network not in arguments.networks or data_set not in arguments.data_sets:
             continue
-        images, labels = lenets.read_part(arguments.data / data_set, "t10k")
+        residual = data_set == resnets.DATA_SET
+        if residual:
+            images, labels = resnets.read_part(arguments.data, "test")
+        else:
+            images, labels = lenets.read_part(arguments.data / data_set, "t10k")
         before = lenets.accuracy(_original(network, data_set, images.numpy()), labels)
         for ratio in arguments.ratios or ratios:
             for seed in arguments.seeds:
@@ -60,7 +72,7 @@ def main() -> None:
                         model=lenets.model_path(network, data_set),
                         output=packed,
                         options=options,
-                        arch=f"{lenets.__file__}:{network}",
+                        arch=f"{(resnets if residual else lenets).__file__}:{network}",
                         calibration=lenets.calibration_path(data_set),
                     ),
                     Progress(),
@@ -78,7 +90,7 @@ def main() -> None:
 
 def _original(network: str, data_set: str, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the answers of the float32 network."""
-    module = lenets.RECIPES[network].build()
+    module = _BUILDERS[network]()
     module.load_state_dict(torch.load(lenets.model_path(network, data_set), weights_only=True))
     return _answers(module.eval(), images)
 

@@ -13,6 +13,7 @@ from spqformat.codebook import (
     Codebook,
     read_codebook,
     smallest_codebook,
+    spanning_codebook,
     uniform_codebook,
     write_codebook,
 )
@@ -121,6 +122,31 @@ def test_any_levels_survive_their_smallest_codebook(patterns: list[int]) -> None
     levels = np.array(sorted(patterns), dtype="<u4")
     again = reread(smallest_codebook(levels, DType.F32), DType.F32)
     assert again.levels.tobytes() == levels.tobytes()
+
+
+@quick
+@given(
+    st.lists(st.integers(-400, 400), min_size=1, max_size=40, unique=True), st.integers(-126, 94)
+)
+def test_a_spanning_codebook_contains_the_levels(integers: list[int], exponent: int) -> None:
+    values = np.ldexp(np.array(integers, dtype=np.float64), exponent)
+    levels = np.sort(values.astype("f4").view("u4"))
+    codebook = spanning_codebook(levels)
+    shared = int(np.bitwise_or.reduce(integers))
+    if not shared or max(integers) - min(integers) > 255 * (shared & -shared):
+        assert codebook is None
+        return
+    assert codebook is not None
+    assert reread(codebook, DType.F32).levels.tobytes() == codebook.levels.tobytes()
+    assert set(levels.tolist()) <= set(codebook.levels.tolist())
+    assert codebook.level_count.bit_count() == 1
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [-0.0, 1.0], [np.inf], [np.nan, 1.0], [1.0, 1000.5], [1e-40], [1.0, 257.0]]
+)
+def test_levels_without_a_spanning_codebook(values: list[float]) -> None:
+    assert spanning_codebook(np.array(values, dtype="f4").view("u4")) is None
 
 
 def codebook_bytes(kind: int, count: int, body: bytes) -> bytes:

@@ -20,8 +20,9 @@ from spqtools.evolve.moments import Moments
 from spqtools.evolve.search import EFFORTS, Evolution, Sparse
 from spqtools.evolve.student import Layer
 from spqtools.goal import DEFAULT_MAX_DIVERGENCE, Options, Trial, next_density, planned_cycles
+from spqtools.levels import entropy_constrained, round_to_step
 from spqtools.progress import Progress, Tick
-from spqtools.quantise import place_levels, quantise_layer, round_to_step
+from spqtools.quantise import quantise_layer
 
 State = dict[str, NDArray[np.generic]]
 FileBytes = Callable[[Mapping[str, NDArray[np.generic]]], int]
@@ -377,7 +378,9 @@ def _quantise_weights(
             variance = float(np.mean(weights[kept] ** 2))
             curvature = np.full(int(kept.sum()), 1.0 / variance)
             max_levels = (1 << (bits or _WEIGHTS_BITS)) - 1
-            levels = place_levels(weights[kept], curvature, _WEIGHTS_SLOPE, max_levels)
+            levels = entropy_constrained(
+                weights[kept], curvature, _WEIGHTS_SLOPE, max_levels, may_zero=False
+            )
             middles = (levels.values[1:] + levels.values[:-1]) / 2
             weights[kept] = levels.values[np.searchsorted(middles, weights[kept])]
         compressed[name] = weights.astype(np.float32).reshape(array.shape)

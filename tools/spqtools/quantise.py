@@ -1,10 +1,11 @@
-"""Few levels for many weights: where the levels lie, and which weight takes which."""
+"""Few levels for many weights: which weight of a layer takes which."""
 
-from dataclasses import dataclass
-from math import log
+from collections.abc import Sequence
+from math import log, log2
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -12,87 +13,17 @@ from spqtools.descent import descend
 from spqtools.evolve.compensation import by_group, with_constant, without_constant
 from spqtools.evolve.moments import Moments
 from spqtools.evolve.student import Layer
+from spqtools.levels import Levels, alternatives, assign, codebook_bits, rounded
 
-_ITERATIONS = 30
 # Rounds of assignment and placement, and passes over each row in a round.
 _ROUNDS = 4
 _SWEEPS = 3
 _DAMPING = 1e-4
+# Alternatives that are carried out, and those whose levels have no pattern to keep.
+_TRIED = 2
+_MOVING = ("entropy-constrained", "k-means", "ternary")
 # Half a pseudo-count keeps empty rows, columns and levels at a finite price.
 _PSEUDO_COUNT = 0.5
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The levels of a layer's surviving weights.
-
-    Parameters
-    ----------
-    values : ndarray of float64, shape (level_count,)
-        Ascending, none zero, each exact in bfloat16.
-    bits : ndarray of float64, shape (level_count,)
-        Ideal code length of each level.
-    """
-
-    values: NDArray[np.float64]
-    bits: NDArray[np.float64]
-
-
-def place_levels(
-    weights: NDArray[np.float64],
-    curvature: NDArray[np.float64],
-    slope: float,
-    max_levels: int,
-) -> Levels:
-    """Place levels where curvature-weighted error and code length together are least.
-
-    Entropy-constrained scalar quantisation (Chou, Lookabaugh and Gray, 1989): weights go to the
-    level of the least ``curvature * error^2 + slope * bits``, levels to the weighted mean of their
-    weights, code lengths to the levels' shares, until nothing moves. Levels that nobody chooses
-    disappear, so the slope settles their number.
-
-    Parameters
-    ----------
-    weights : ndarray of float64, shape (count,)
-        Surviving weights.
-    curvature : ndarray of float64, shape (count,)
-        Divergence per squared change of each weight.
-    slope : float
-        Divergence that one bit may cost.
-    max_levels : int
-        Most levels.
-    """
-    order = np.argsort(weights, kind="stable")
-    sorted_weights, sorted_curvature = weights[order], curvature[order]
-    # Panter and Dite: the best density of levels follows the cube root of the weights' density;
-    # equal steps of the cumulative |w|^(2/3) come near and reach the tails.
-    mass = np.cumsum(np.abs(sorted_weights) ** (2.0 / 3.0) + 1e-30)
-    places = np.searchsorted(mass, (np.arange(max_levels) + 0.5) / max_levels * mass[-1])
-    values = np.unique(sorted_weights[np.minimum(places, sorted_weights.size - 1)])
-    bits = np.full(values.size, np.log2(values.size))
-    for _ in range(_ITERATIONS):
-        chosen = assign(sorted_weights, sorted_curvature, Levels(values, bits), slope)
-        counts = np.bincount(chosen, minlength=values.size)
-        total = np.bincount(chosen, sorted_curvature, values.size)
-        moment = np.bincount(chosen, sorted_curvature * sorted_weights, values.size)
-        used = counts > 0
-        moved = moment[used] / total[used]
-        lengths = -np.log2(counts[used] / weights.size)
-        settled = moved.size == values.size and np.allclose(moved, values, rtol=1e-4, atol=0.0)
-        values, bits = moved, lengths
-        if settled:
-            break
-    return _rounded(values, bits)
-
-
-def assign(
-    weights: NDArray[np.float64], curvature: NDArray[np.float64], levels: Levels, slope: float
-) -> NDArray[np.int64]:
-    """Return each weight's level of least error and length, int64, shape (count,)."""
-    error = (weights[:, None] - levels.values[None, :]) ** 2
-    cost = curvature[:, None] * error + slope * levels.bits[None, :]
-    chosen: NDArray[np.int64] = np.argmin(cost, axis=1)
-    return chosen
 
 
 def quantise_layer(
@@ -106,15 +37,19 @@ def quantise_layer(
     max_levels: int,
     *,
     may_zero: bool = True,
+    methods: Sequence[str] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return a layer's weights on their levels, and the bias that goes with them.
+
+    Of the alternatives in `levels`, the two that promise the least error and rate are carried
+    out, and the one that has it is returned.
 
     Two steps take turns. Assignment: each weight moves to the level, or to zero, of the least
     error and rate on the layer's real inputs while all others are held, so that later weights make
     up for earlier ones (`descend`; coordinate descent as in QuantEase, arXiv 2309.01885, with the
     rate as a price). Placement: all levels move at once to where the error is least, which is a
-    small linear system. What a level and what a place in the mask cost is measured anew each time.
-    The bias stays free.
+    small linear system; levels of a pattern stay where they are. What a level and what a place in
+    the mask cost is measured anew each time. The bias stays free.
 
     Parameters
     ----------
@@ -134,32 +69,55 @@ def quantise_layer(
         Most levels besides zero.
     may_zero : bool
         Whether a survivor may become zero where that pays.
+    methods : sequence of str, optional
+        The alternatives to choose from; all by default.
 
     Returns
     -------
     tuple of Tensor and Tensor or None
         Weight of shape (rows, columns) and bias.
     """
-    if not bool(keep.any()):
+    if not bool(weight[keep].any()):
         return torch.zeros_like(weight), bias
     # The least sensitive rows must not drown in numerical noise.
     floor = float(sensitivity.mean()) * 1e-6 + 1e-30
     importance = sensitivity.clamp_min(floor).double()
     task = _Task(layer, moments, importance, weight, bias, may_zero)
     curvature = 0.5 * importance[:, None] * task.diagonal[:, : layer.columns].double()
-    levels = place_levels(
-        weight[keep].double().numpy(), curvature[keep].clamp_min(1e-30).numpy(), slope, max_levels
-    )
-    mask = keep
-    for _ in range(_ROUNDS):
-        bits = torch.where(keep, _place_bits(mask), torch.inf)
-        chosen = task.assign(levels, slope, bits)
-        mask = chosen >= 0
-        if not bool(mask.any()):
-            break
-        levels = task.place(chosen, levels)
-    task.assign(levels, slope, torch.where(keep, _place_bits(mask), torch.inf))
-    return without_constant(task.weights, bias)
+    curvature = curvature.clamp_min(1e-30)
+    survivors = weight[keep].double().numpy(), curvature[keep].numpy()
+    candidates = alternatives(*survivors, slope, max_levels, may_zero=may_zero)
+    # Where a zero pays better than any level, a method finds none.
+    promises = {
+        name: _promise(*survivors, candidates[name], slope, may_zero)
+        for name in methods or candidates
+        if len(candidates[name].values)
+    }
+    if not promises:
+        return torch.zeros_like(weight), bias
+    named = sorted(promises, key=lambda name: promises[name])
+    worth = curvature * weight.double().square()
+    tried = [
+        task.settle(candidates[name], keep, worth, slope, moving=name in _MOVING)
+        for name in named[:_TRIED]
+    ]
+    _, best = min(tried, key=lambda one: one[0])
+    return without_constant(best, bias)
+
+
+def _promise(
+    weights: NDArray[np.float64],
+    curvature: NDArray[np.float64],
+    levels: Levels,
+    slope: float,
+    may_zero: bool,
+) -> float:
+    """Return error and rate of levels if no weight made up for another, and zeros were free."""
+    chosen = assign(weights, curvature, levels, slope)
+    cost = curvature * (weights - levels.values[chosen]) ** 2 + slope * levels.bits[chosen]
+    if may_zero:
+        cost = np.minimum(cost, curvature * weights**2)
+    return float(cost.sum()) + slope * codebook_bits(levels)
 
 
 class _Task:
@@ -182,10 +140,52 @@ class _Task:
         diagonal.add_(_DAMPING * diagonal.mean(1, keepdim=True) + 1e-30)
         self._hessian = hessian
         self.diagonal = diagonal.repeat_interleave(layer.rows // layer.groups, dim=0)
-        self.weights = with_constant(weight, bias).contiguous().clone()
+        self._start = with_constant(weight, bias).contiguous()
+        self.weights = self._start.clone()
         # The damping pulls towards the weights given, where it has no gradient.
         self._targets = moments.targets.transpose(1, 2) + self._times(self.weights, hessian)
         self._targets -= self._times(self.weights, moments.inputs)
+
+    def settle(
+        self, levels: Levels, keep: Tensor, worth: Tensor, slope: float, *, moving: bool
+    ) -> tuple[float, Tensor]:
+        """Put the weights on levels; returns error and rate, up to a constant, and the weights.
+
+        `worth` is the error that a zero would make; `moving` levels are placed anew.
+        """
+        self.weights = self._start.clone()
+        mask = keep
+        if self._may_zero:
+            typical = log2(len(levels.values) + 1)
+            for _ in range(_ROUNDS):
+                mask = keep & (worth > slope * (_place_bits(mask) + typical))
+        for round_number in range(_ROUNDS + 1):
+            chosen = self.assign(levels, slope, torch.where(keep, _place_bits(mask), torch.inf))
+            mask = chosen >= 0
+            if round_number == _ROUNDS or not bool(mask.any()):
+                break
+            if moving:
+                levels = self.place(chosen, levels)
+            else:
+                levels = Levels(levels.values, _level_bits(chosen, len(levels.values)).numpy())
+        return self._error() + slope * self._rate(chosen, levels), self.weights
+
+    def _error(self) -> float:
+        """Return the divergence of the present weights, up to a constant."""
+        product = self._times(self.weights, self._hessian) - 2 * self._targets
+        by_row = (product.flatten(0, 1) * self.weights).sum(1).double()
+        return float(0.5 * (self._importance * by_row).sum())
+
+    def _rate(self, chosen: Tensor, levels: Levels) -> float:
+        """Return the bits of mask, levels and codebook."""
+        mask = chosen >= 0
+        if not bool(mask.any()):
+            return 0.0
+        used = torch.bincount(chosen[mask].long(), minlength=len(levels.values))
+        bits = float((used * _level_bits(chosen, len(levels.values))).sum())
+        odds = _place_bits(mask).double() * log(2.0)
+        places = torch.where(mask, F.softplus(odds), F.softplus(-odds)).sum() / log(2.0)
+        return bits + float(places) + codebook_bits(levels)
 
     def assign(self, levels: Levels, slope: float, place_bits: Tensor) -> Tensor:
         """Move all weights to levels; returns the level of each, -1 for zero."""
@@ -229,8 +229,7 @@ class _Task:
         ridge = 1e-6 * matrix.diagonal().mean() + 1e-30
         matrix.diagonal().add_(ridge)
         values = torch.linalg.solve(matrix, right + ridge * present)
-        bits = -((counts[used] + _PSEUDO_COUNT) / (counts.sum() + 1.0)).log2().double()
-        return _rounded(values.numpy(), bits.numpy())
+        return rounded(values.numpy(), _level_bits(chosen, count)[used].numpy())
 
     def _times(self, matrix: Tensor, hessian: Tensor) -> Tensor:
         return by_group(self._layer, matrix) @ hessian
@@ -249,34 +248,12 @@ def _place_bits(mask: Tensor) -> Tensor:
     return (-logit / log(2.0)).float()
 
 
+def _level_bits(chosen: Tensor, count: int) -> Tensor:
+    """Return the ideal code length of each level, float64, shape (count,)."""
+    counts = torch.bincount(chosen[chosen >= 0].long(), minlength=count).double()
+    return -((counts + _PSEUDO_COUNT) / (counts.sum() + 1.0)).log2()
+
+
 def _logit(count: Tensor, total: int) -> Tensor:
     share = (count + _PSEUDO_COUNT) / (total + 2 * _PSEUDO_COUNT)
     return torch.logit(share)
-
-
-def _rounded(values: NDArray[np.float64], bits: NDArray[np.float64]) -> Levels:
-    """Round levels to bfloat16, join those that become equal, and drop a zero."""
-    rounded, owner = np.unique(round_to_bfloat16(values), return_inverse=True)
-    shares = np.bincount(owner, weights=np.exp2(-bits), minlength=rounded.size)
-    real = rounded != 0
-    return Levels(rounded[real], -np.log2(shares[real] / shares[real].sum()))
-
-
-def round_to_step(values: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
-    """Round to multiples of a power of two such that the largest is about `steps` of them.
-
-    Such a tensor is stored as small integers (spec 6.1, uniform codebook).
-    """
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest == 0.0 or not np.isfinite(largest):
-        return values
-    step = 2.0 ** np.floor(np.log2(largest / steps) + 0.5)
-    rounded: NDArray[np.float64] = np.round(values.astype(np.float64) / step) * step + 0.0
-    return rounded.astype(np.float32)
-
-
-def round_to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round to the nearest bfloat16, ties to even."""
-    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
-    rounded = (bits + np.uint64(0x7FFF) + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)
-    return (rounded << np.uint64(16)).astype(np.uint32).view(np.float32).astype(np.float64)

@@ -69,7 +69,7 @@ def test_layers_are_found_in_order(
     _, student, _ = residual
     found = {(layer.weight, layer.bias, layer.rows, layer.columns) for layer in student.layers}
     assert found == {
-        ("first.weight", "first.bias", 6, 18),
+        ("first.weight", "norm.bias", 6, 18),
         ("deep.weight", None, 6, 9),
         ("head.weight", "head.bias", 4, 6),
         ("side.weight", "side.bias", 4, 5),

@@ -9,10 +9,10 @@ from torch import Tensor
 from spqtools.evolve.student import Layer, Stop
 
 _DAMPING = 1e-2
-# Places of a batch that are looked at, for each feature: a convolution has far more of them than
-# its moments need.
-_PLACES_PER_FEATURE = 16
-_LEAST_PLACES = 8192
+# Places that are looked at for each feature: a convolution has far more of them than its moments
+# need.
+_PLACES_PER_FEATURE = 48
+_LEAST_PLACES = 24576
 
 
 @dataclass(frozen=True)
@@ -44,31 +44,35 @@ def measure_moments(student: Stop, teacher: Stop) -> Moments:
     ----------
     student, teacher : Stop
         Both networks before the same layer: the features are the student's, the targets the
-        teacher's outputs, so that errors of earlier layers are corrected here.
+        teacher's outputs, so that errors of earlier layers are corrected here; at the end of a
+        residual block those of its shortcut too.
     """
     layer = student.layer
     features = layer.columns + (layer.bias is not None)
     inputs = torch.zeros(layer.groups, features, features)
     targets = torch.zeros(layer.groups, features, layer.rows // layer.groups)
     samples = 0
+    wanted = max(_PLACES_PER_FEATURE * features, _LEAST_PLACES) // len(student.values)
     for batch in range(len(student.values)):
         seen, answer = student.inputs(batch), teacher.output(batch)
-        step = _step(answer.numel() // layer.rows, features, seen.shape[0])
+        present, wanted_beside = student.beside(batch), teacher.beside(batch)
+        if present is not None and wanted_beside is not None and present.shape == answer.shape:
+            answer = answer + (wanted_beside - present)
+        step = _step(answer.numel() // layer.rows, wanted, seen.shape[0])
         matrix = layer.features(seen, step)
         if layer.bias is not None:
             matrix = torch.cat([matrix, torch.ones(*matrix.shape[:2], 1)], dim=2)
-        wanted = layer.outputs(answer, step)
-        grouped = wanted.reshape(len(wanted), layer.groups, -1).transpose(0, 1)
+        rows = layer.outputs(answer, step)
+        grouped = rows.reshape(len(rows), layer.groups, -1).transpose(0, 1)
         inputs += step * (matrix.transpose(1, 2) @ matrix)
         targets += step * (matrix.transpose(1, 2) @ grouped)
         samples += seen.shape[0]
     return Moments(inputs / samples, targets / samples)
 
 
-def _step(places: int, features: int, samples: int) -> int:
+def _step(places: int, wanted: int, samples: int) -> int:
     """Return the distance of the places to look at; it visits every place of a sample in turn."""
-    wanted = max(_PLACES_PER_FEATURE * features, _LEAST_PLACES)
-    step = max(1, places // wanted)
+    step = max(1, places // max(wanted, 1))
     while gcd(step, max(1, places // samples)) != 1:
         step += 1
     return step

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from spqtools.evolve.folding import fold_norms
+
 _ATEN = torch.ops.aten
 _LINEAR = {_ATEN.linear.default}
 _CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default}
 # Arguments: input, weight, bias, stride, padding, dilation, transposed, output_padding, groups.
+_SUM = _ATEN.add.Tensor
 _GENERAL_CONVOLUTION = _ATEN.convolution.default
 
 
@@ -25,6 +28,8 @@ class Layer:
         State-dict names.
     node : fx.Node
         Place in the graph.
+    end : fx.Node
+        Where its bias has been added: the same, or the batch norm that was folded into it.
     rows, columns : int
         Shape of the weight as a matrix: outputs, and inputs of one group.
     groups : int
@@ -36,6 +41,7 @@ class Layer:
     weight: str
     bias: str | None
     node: fx.Node
+    end: fx.Node
     rows: int
     columns: int
     groups: int = 1
@@ -52,7 +58,7 @@ class Layer:
         if not self.kernel:
             return inputs.reshape(1, -1, self.columns)[:, ::step]
         image = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
-        image = F.pad(image, (self.padding[1],) * 2 + (self.padding[0],) * 2).contiguous()
+        image = F.pad(image, (self.padding[1],) * 2 + (self.padding[0],) * 2)
         # A view of all patches, copied once; F.unfold starts threads anew for every sample.
         samples, channels, height, width = image.shape
         rows, columns = self.kernel
@@ -94,6 +100,10 @@ class Student:
         Calibration inputs, one per placeholder, first dimension the samples.
     batch_size : int
         Samples of a batch.
+
+    Notes
+    -----
+    `original` holds the teacher's tensors, with batch norms folded into the layers before them.
     """
 
     def __init__(self, graph: fx.GraphModule, inputs: Sequence[Tensor], batch_size: int) -> None:
@@ -109,7 +119,7 @@ class Student:
                 self.original[str(node.target)] = _attribute(graph, str(node.target))
         samples = inputs[0].shape[0]
         self.batches = [
-            [tensor[start : start + batch_size] for tensor in inputs]
+            [_channels_last(tensor[start : start + batch_size]) for tensor in inputs]
             for start in range(0, samples, batch_size)
         ]
         self.layers = _find_layers(self._nodes, self.original)
@@ -119,14 +129,14 @@ class Student:
     ) -> list[list[Tensor]]:
         """Return the floating-point outputs of the given batches, all by default."""
         chosen = range(len(self.batches)) if batches is None else batches
-        return [self.run(weights, self._start(index)) for index in chosen]
+        return [self.run(weights, self.start(index)) for index in chosen]
 
     def run(
         self,
         weights: Mapping[str, Tensor],
         values: dict[fx.Node, Any],
         start: int = 0,
-        on_layer: Callable[[fx.Node, Tensor], Tensor] | None = None,
+        on_layer: Callable[[fx.Node, Any], Any] | None = None,
     ) -> list[Tensor]:
         """Run the graph from node `start` on and return its floating-point outputs.
 
@@ -149,7 +159,7 @@ class Student:
 
         The caller may replace the layer's weights at the stop; the walk goes on with them.
         """
-        values = [self._start(index) for index in range(len(self.batches))]
+        values = [self.start(index) for index in range(len(self.batches))]
         layer_of = {layer.node: layer for layer in self.layers}
         for index, node in enumerate(self._nodes):
             if node.op == "output":
@@ -161,7 +171,25 @@ class Student:
                 for dead in self._dead[index]:
                     batch.pop(dead, None)
 
-    def _start(self, batch: int) -> dict[fx.Node, Any]:
+    def effort(self) -> tuple[int, int]:
+        """Return, for one sample, the elements of the largest value, and all multiplications."""
+        largest, products = 1, 0
+        layers = {layer.node: layer for layer in self.layers}
+
+        def watch(node: fx.Node, value: Any) -> Any:
+            nonlocal largest, products
+            if isinstance(value, Tensor):
+                largest = max(largest, value.numel())
+            if node in layers:
+                products += value.numel() * layers[node].columns
+            return value
+
+        first = [tensor[:1] for tensor in self.batches[0]]
+        self.run(self.original, dict(zip(self._placeholders, first, strict=True)), on_layer=watch)
+        return largest, products
+
+    def start(self, batch: int) -> dict[fx.Node, Any]:
+        """Return what is known before a batch is run: the inputs."""
         return dict(zip(self._placeholders, self.batches[batch], strict=True))
 
     def _execute(
@@ -174,6 +202,19 @@ class Student:
             arguments = fx.node.map_arg(node.args, lookup)
             keywords = fx.node.map_arg(node.kwargs, lookup)
             values[node] = target(*arguments, **keywords)
+
+    def _fill(
+        self, node: fx.Node, weights: Mapping[str, Tensor], values: dict[fx.Node, Any]
+    ) -> bool:
+        """Compute a node from what is known without passing a layer; tell whether that goes."""
+        if node in values or node.op == "get_attr":
+            return True
+        if node.op != "call_function" or any(layer.node is node for layer in self.layers):
+            return False
+        if not all(self._fill(source, weights, values) for source in node.all_input_nodes):
+            return False
+        self._execute(node, weights, values)
+        return True
 
 
 @dataclass(frozen=True)
@@ -210,8 +251,28 @@ class Stop:
         """Return the layer's output in one batch under the walk's weights."""
         scratch = dict(self.values[batch])
         self.student._execute(self.layer.node, self.weights, scratch)
-        tensor: Tensor = scratch[self.layer.node]
+        if self.layer.end is not self.layer.node:
+            self.student._execute(self.layer.end, self.weights, scratch)
+        tensor: Tensor = scratch[self.layer.end]
         return tensor
+
+    def beside(self, batch: int) -> Tensor | None:
+        """Return what alone the layer's output is added to in one batch, or None.
+
+        That is the shortcut of a residual block, whose error this layer can take back.
+        """
+        users = list(self.layer.end.users)
+        if len(users) != 1 or users[0].target is not _SUM or users[0].kwargs:
+            return None
+        first, second = users[0].args[:2]
+        other = second if first is self.layer.end else first
+        if not isinstance(other, fx.Node) or other is self.layer.end:
+            return None
+        scratch = dict(self.values[batch])
+        if not self.student._fill(other, self.weights, scratch):
+            return None
+        tensor = scratch[other]
+        return tensor if isinstance(tensor, Tensor) else None
 
     def finish(self, replaced: Mapping[str, Tensor], batches: Sequence[int]) -> list[list[Tensor]]:
         """Return the network's outputs with some weights replaced from this layer on."""
@@ -233,35 +294,51 @@ def _lookup(
     return lookup
 
 
-def _find_layers(nodes: Sequence[fx.Node], tensors: Mapping[str, Tensor]) -> list[Layer]:
-    """Return the layers in order; one whose weight serves several nodes is left alone."""
+def _find_layers(nodes: Sequence[fx.Node], tensors: dict[str, Tensor]) -> list[Layer]:
+    """Return the layers in order; one whose weight serves several nodes is left alone.
+
+    Batch norms behind them are folded into `tensors`.
+    """
+    calls = [(node, matrix) for node in nodes if (matrix := _own_weight(node, tensors)) is not None]
+    calls = [(node, matrix) for node, matrix in calls if _geometry(node, matrix) is not None]
+    norms = fold_norms(calls, tensors)
     layers = []
-    for node in nodes:
-        if node.op != "call_function":
+    for node, matrix in calls:
+        end = norms.get(node, node)
+        source: Any = end.args[2] if len(end.args) > 2 else None
+        if source is not None and len(source.users) > 1:
             continue
-        weight = node.args[1] if len(node.args) > 1 else None
-        if not isinstance(weight, fx.Node) or weight.op != "get_attr" or len(weight.users) > 1:
-            continue
-        matrix = tensors[str(weight.target)]
-        if matrix.ndim < 2 or not matrix.is_floating_point() or matrix.dtype != torch.float32:
-            continue
-        bias = node.args[2] if len(node.args) > 2 else None
-        if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
-            continue
-        bias_name = None if bias is None or len(bias.users) > 1 else str(bias.target)
-        if bias is not None and bias_name is None:
-            continue
-        layer = _layer(node, str(weight.target), bias_name, matrix)
-        if layer is not None:
-            layers.append(layer)
+        weight: Any = node.args[1]
+        layers.append(
+            Layer(
+                str(weight.target),
+                None if source is None else str(source.target),
+                node,
+                end,
+                matrix.shape[0],
+                matrix[0].numel(),
+                *(_geometry(node, matrix) or ()),
+            )
+        )
     return layers
 
 
-def _layer(node: fx.Node, weight: str, bias: str | None, matrix: Tensor) -> Layer | None:
-    """Read the geometry of a linear or convolutional call; None for every other call."""
-    rows, columns = matrix.shape[0], matrix[0].numel()
+def _own_weight(node: fx.Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the weight of a call that alone uses it, if a layer may have it."""
+    weight = node.args[1] if node.op == "call_function" and len(node.args) > 1 else None
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr" or len(weight.users) > 1:
+        return None
+    bias = node.args[2] if len(node.args) > 2 else None
+    if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
+        return None
+    matrix = tensors[str(weight.target)]
+    return matrix if matrix.ndim >= 2 and matrix.dtype == torch.float32 else None
+
+
+def _geometry(node: fx.Node, matrix: Tensor) -> tuple[Any, ...] | None:
+    """Read groups, stride, padding, dilation and kernel of a call; None where it is no layer."""
     if node.target in _LINEAR:
-        return Layer(weight, bias, node, rows, columns)
+        return ()
     if node.target in _CONVOLUTIONS:
         defaults: tuple[Any, ...] = ([1], [0], [1], 1)
         given: tuple[Any, ...] = node.args[3:7]
@@ -273,12 +350,7 @@ def _layer(node: fx.Node, weight: str, bias: str | None, matrix: Tensor) -> Laye
     if matrix.ndim not in (3, 4) or not isinstance(groups, int):
         return None
     kernel = tuple(matrix.shape[2:])
-    return Layer(
-        weight,
-        bias,
-        node,
-        rows,
-        columns,
+    return (
         groups,
         _pair(stride, kernel, 1),
         _pair(padding, kernel, 0),
@@ -325,3 +397,10 @@ def _attribute(graph: fx.GraphModule, target: str) -> Tensor:
         owner = getattr(owner, part)
     tensor: Tensor = owner
     return tensor
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Lay images out as convolutions like them best on a processor."""
+    if tensor.ndim != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,126 @@
+"""Where the levels lie: each method alone beside the choice that is made per layer.
+
+    python -m tests.bench.levels --data FOLDER
+
+Each network is pruned once, to 90 % zeros; then every method puts the same survivors on levels, of
+which there are at most 3, 7 or 15 besides zero. Bytes are those of a file with the tensors alone.
+Divergence is that from the teacher on the quarter of the calibration images that nothing has seen.
+The last column compares it with the lower hull of all rows of the network: the least that two of
+them reach between them at as many bytes.
+"""
+
+import argparse
+import io
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import spq
+from spq import torch_program
+from spqtools.evolve.moments import Moments
+from spqtools.evolve.search import EFFORTS, Evolution, Sparse
+from spqtools.evolve.student import Layer
+from spqtools.goal import Trial, next_density
+from spqtools.levels import METHODS
+from spqtools.quantise import quantise_layer
+from tests.bench import lenets
+
+EFFORT = EFFORTS["fast"]
+SPARSITY = 0.9
+DEFAULT = "chosen per layer"
+_HEADS = "network | bits | method | bytes | divergence | above the hull"
+
+Point = tuple[int, float]
+"""Bytes and divergence."""
+
+
+def main() -> None:
+    """Prune each network, put it on levels in every way and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with mnist, fashion-mnist")
+    parser.add_argument("--networks", nargs="*", default=list(lenets.RECIPES))
+    parser.add_argument("--data-set", default="mnist", choices=lenets.DATA_SETS)
+    parser.add_argument("--bits", nargs="*", type=int, default=(2, 3, 4))
+    arguments = parser.parse_args()
+    torch.set_num_threads(lenets.THREADS)
+    lenets.prepare(arguments.data)
+    print(f"| {_HEADS} |\n|{' --- |' * len(_HEADS.split('|'))}", flush=True)
+    for network in arguments.networks:
+        evolution = _evolution(network, arguments.data_set)
+        student = _prune(evolution)
+        rows = list(product(arguments.bits, [DEFAULT, *METHODS]))
+        points = [_measure(evolution, student, bits, method) for bits, method in rows]
+        for (bits, method), (size, divergence) in zip(rows, points, strict=True):
+            excess = divergence / _hull(points, size) - 1
+            print(
+                f"| {network} | {bits} | {method} | {size:,} | {divergence:.5f} "
+                f"| {f'{excess:.1%}' if excess > 1e-9 else 'on it'} |",
+                flush=True,
+            )
+
+
+def _evolution(network: str, data_set: str) -> Evolution:
+    """Return the search for a student of a trained network."""
+    module = lenets.RECIPES[network].build()
+    module.load_state_dict(torch.load(lenets.model_path(network, data_set), weights_only=True))
+    calibration = torch.from_numpy(np.load(lenets.calibration_path(data_set))["x"])  # noqa: TID251
+    graph = torch_program.capture(module, (calibration[:2],)).module()
+    assert isinstance(graph, torch.fx.GraphModule)
+    return Evolution(graph, [calibration], 0, EFFORT)
+
+
+def _prune(evolution: Evolution) -> Sparse:
+    """Return a sparse student."""
+    student = evolution.start()
+    trials: list[Trial] = []
+    while (density := next_density(trials, SPARSITY, EFFORT)) is not None:
+        student = evolution.cycle(student, density, len(trials))
+        trials.append(Trial(density, beyond=False))
+    return student
+
+
+def _measure(evolution: Evolution, student: Sparse, bits: int, method: str) -> Point:
+    """Put a student on the levels of one method and measure it."""
+    sensitivity = evolution.sensitivities(student.tensors, -1)
+
+    def revise(
+        layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
+    ) -> dict[str, Tensor]:
+        levelled, fitted = quantise_layer(
+            layer,
+            moments,
+            student.keep[layer.weight],
+            weight,
+            bias,
+            sensitivity[layer.weight],
+            student.slope,
+            (1 << bits) - 1,
+            methods=None if method == DEFAULT else (method,),
+        )
+        named = {layer.weight: levelled.reshape(student.tensors[layer.weight].shape)}
+        if layer.bias is not None and fitted is not None:
+            named[layer.bias] = fitted
+        return named
+
+    tensors = evolution.revise(student, revise)
+    state = {name: tensor.numpy() for name, tensor in tensors.items()}
+    return spq.save(state, io.BytesIO()), evolution.measure(tensors)
+
+
+def _hull(points: Sequence[Point], size: int) -> float:
+    """Return the least divergence of a mixture of two points, of at most so many bytes."""
+    smaller = [point for point in points if point[0] <= size]
+    larger = [point for point in points if point[0] > size]
+    mixtures = [
+        low + (high - low) * (size - few) / (many - few)
+        for (few, low), (many, high) in product(smaller, larger)
+    ]
+    return min([*mixtures, *(low for _, low in smaller)])
+
+
+if __name__ == "__main__":
+    main()
