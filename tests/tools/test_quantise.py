@@ -10,6 +10,7 @@ from torch import fx, nn
 from spqtools.evolve.compensation import compensate
 from spqtools.evolve.moments import Moments, measure_moments
 from spqtools.evolve.student import Layer, Student
+from spqtools.levels import METHODS
 from spqtools.quantise import quantise_layer
 
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -85,6 +86,47 @@ def test_nothing_kept() -> None:
     levelled, fitted = quantise_layer(
         *(layer, moments, torch.zeros_like(weight, dtype=torch.bool), weight),
         *(student.original["0.bias"], torch.ones(layer.rows), 1e-5, 15),
+    )
+    assert not levelled.any()
+    assert fitted is not None
+
+
+def test_levels_of_a_pattern_keep_it() -> None:
+    layer, moments, student = moments_of("convolution")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
+    sensitivity = torch.ones(layer.rows)
+    levelled, _ = quantise_layer(
+        layer, moments, keep, weight, bias, sensitivity, 1e-6, 7, methods=("powers-of-two",)
+    )
+    mantissas, _ = np.frexp(levelled[levelled != 0].abs().numpy())
+    assert mantissas.size
+    assert (mantissas == 0.5).all()
+
+
+@pytest.mark.parametrize("slope", [1e-7, 1e-4])
+def test_the_choice_is_that_of_one_method(slope: float) -> None:
+    layer, moments, student = moments_of("linear")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
+    sensitivity = torch.ones(layer.rows)
+
+    def levelled(methods: tuple[str, ...] | None) -> torch.Tensor:
+        chosen, _ = quantise_layer(
+            layer, moments, keep, weight, bias, sensitivity, slope, 7, methods=methods
+        )
+        return chosen
+
+    chosen = levelled(None)
+    assert any(torch.equal(chosen, levelled((method,))) for method in METHODS)
+
+
+def test_weights_that_no_level_is_worth_become_zero() -> None:
+    layer, moments, student = moments_of("linear")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
+    levelled, fitted = quantise_layer(
+        layer, moments, keep, weight, bias, torch.ones(layer.rows), 1e3, 7
     )
     assert not levelled.any()
     assert fitted is not None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from spqtools.evolve.moments import measure_moments
 from spqtools.evolve.student import Stop, Student
 
 
@@ -196,3 +197,47 @@ def test_values_are_dropped_when_nobody_needs_them(
 
     counts = [held(stop) for stop in student.walk(dict(student.original))]
     assert max(counts) <= len(student.original) + 4
+
+
+def test_what_a_layers_output_is_added_to_is_known_before_the_layer(
+    residual: tuple[nn.Module, Student, tuple[Tensor, Tensor]],
+) -> None:
+    """The shortcut of a block; a sum of two layers has none before the second is run."""
+    network, student, (image, _) = residual
+    assert isinstance(network, Residual)
+    with torch.no_grad():
+        shortcut = torch.relu(network.norm(network.first(image)))
+        beside = {
+            stop.layer.weight: stop.beside(0) for stop in student.walk(dict(student.original))
+        }
+    assert beside["first.weight"] is None
+    found = beside["deep.weight"]
+    assert found is not None
+    torch.testing.assert_close(found, shortcut[:4], rtol=1e-4, atol=1e-5)
+    known = [beside["head.weight"] is not None, beside["side.weight"] is not None]
+    assert known == [False, True]
+
+
+def test_the_last_layer_of_a_block_is_to_take_back_the_error_of_its_shortcut(
+    residual: tuple[nn.Module, Student, tuple[Tensor, Tensor]],
+) -> None:
+    _, student, _ = residual
+    damaged = dict(student.original)
+    damaged["first.weight"] = damaged["first.weight"] * 0.5
+    with torch.no_grad():
+        walks = student.walk(damaged), student.walk(dict(student.original))
+        for ours, theirs in zip(*walks, strict=True):
+            if ours.layer.weight == "deep.weight":
+                found = measure_moments(ours, theirs).targets
+                wanted = torch.zeros_like(found)
+                for batch in range(len(ours.values)):
+                    mine, right = ours.beside(batch), theirs.beside(batch)
+                    assert mine is not None
+                    assert right is not None
+                    answer = theirs.output(batch) + right - mine
+                    features = ours.layer.features(ours.inputs(batch))
+                    rows = ours.layer.outputs(answer).T[:, :, None]
+                    wanted += features.transpose(1, 2) @ rows
+                torch.testing.assert_close(found, wanted / 10, rtol=1e-4, atol=1e-4)
+                return
+    raise AssertionError("the layer was not reached")
