@@ -6,9 +6,9 @@ import pytest
 
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import EFFORTS, Effort
-from spqtools.goal import Options, Trial, next_density, planned_cycles
+from spqtools.goal import Goal, Options, Point, Trial, next_density, planned_cycles
 
-EFFORT = replace(EFFORTS["default"], densities=(0.5, 0.3, 0.2), ratio=0.8, bisections=2)
+EFFORT = replace(EFFORTS["default"], densities=(0.5, 0.3, 0.2), ratio=0.8)
 
 
 def ladder(sparsity: float, effort: Effort = EFFORT) -> list[float]:
@@ -60,7 +60,10 @@ def search(limit: float) -> list[Trial]:
 def test_quality_is_bisected(limit: float) -> None:
     trials = search(limit)
     first = next(index for index, trial in enumerate(trials) if trial.beyond)
-    assert len(trials) == first + 1 + EFFORT.bisections
+    good = min((trial.density for trial in trials if not trial.beyond), default=1.0)
+    bad = max(trial.density for trial in trials if trial.beyond)
+    assert good >= limit > bad >= 0.8 * good
+    assert len(trials) <= first + 1 + 3
     for number in range(first + 1, len(trials)):
         before = trials[:number]
         good = min((trial.density for trial in before if not trial.beyond), default=1.0)
@@ -72,14 +75,6 @@ def test_the_ladder_ends_somewhere() -> None:
     trials = search(0.0)
     assert not any(trial.beyond for trial in trials)
     assert 0.004 <= trials[-1].density < 0.006
-
-
-def test_a_size_that_is_almost_hit_ends_the_search() -> None:
-    missed = Trial(0.5, False, 1.4)
-    assert next_density([missed, Trial(0.3, True, 0.99)], None, EFFORT) is None
-    density = next_density([missed, Trial(0.3, True, 0.7)], None, EFFORT)
-    assert density is not None
-    assert 0.3 < density < 0.5
 
 
 def test_the_function_is_pure() -> None:
@@ -113,8 +108,54 @@ def test_options_that_make_no_sense(options: dict[str, float]) -> None:
     assert caught.value.code == Reason.BAD_ARGUMENT
 
 
-def test_target_bytes() -> None:
-    assert Options().target_bytes(1000) is None
-    assert Options(target_size=70).target_bytes(1000) == 70
-    assert Options(target_ratio=30.0).target_bytes(1000) == 33
-    assert Options(sparsity=0.5).target_bytes(1000) is None
+def test_goals_in_numbers() -> None:
+    assert Options().goal(1000) == Goal(max_divergence=0.02)
+    assert Options(max_divergence=0.5).goal(1000) == Goal(max_divergence=0.5)
+    assert Options(max_drop=0.0).goal(1000) == Goal(max_drop=0.0)
+    assert Options(target_size=70).goal(1000) == Goal(target_bytes=70)
+    assert Options(target_ratio=30.0).goal(1000) == Goal(target_bytes=33)
+    assert Options(sparsity=0.5).goal(1000) == Goal()
+
+
+def point(file_bytes: int, divergence: float, drop: float | None = None) -> Point:
+    return Point(1.0, file_bytes, divergence, drop)
+
+
+@pytest.mark.parametrize(
+    ("goal", "ranked"),
+    [
+        (
+            Goal(target_bytes=1000),
+            [
+                point(985, 0.3),
+                point(1000, 0.4),
+                point(900, 0.1),
+                point(1001, 0.0),
+                point(1500, 0.0),
+            ],
+        ),
+        (
+            Goal(max_divergence=0.5),
+            [point(90, 0.5), point(100, 0.1), point(10, 0.6), point(1, 0.7)],
+        ),
+        (
+            Goal(max_drop=1.0),
+            [point(90, 0.5, 1.0), point(100, 0.1, 0.0), point(20, 0.6, 1.1), point(10, 0.7, 2.0)],
+        ),
+    ],
+)
+def test_the_best_points_of_a_goal(goal: Goal, ranked: list[Point]) -> None:
+    assert [min(ranked[start:][::-1], key=goal.rank) for start in range(4)] == ranked[:4]
+    misses = [goal.miss(one) for one in ranked]
+    within = [goal.share(one) <= 1.0 for one in ranked]
+    assert [miss is None for miss in misses] == within
+    assert within == sorted(within, reverse=True)
+    assert not all(within)
+
+
+def test_misses_in_words() -> None:
+    assert Goal(target_bytes=1000).miss(point(1200, 0.0)) == "1,200 bytes where 1,000 are allowed"
+    divergence = "divergence 0.0123 where 0.01 is allowed"
+    assert Goal(max_divergence=0.01).miss(point(1, 0.01234)) == divergence
+    drop = "1.50 points of accuracy lost where 1 are allowed"
+    assert Goal(max_drop=1.0).miss(point(1, 0.0, 1.5)) == drop

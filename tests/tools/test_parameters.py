@@ -32,6 +32,19 @@ def test_what_is_no_size(text: str) -> None:
         parameters.size(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("0.5 s", 0.5), ("10min", 600), ("1h", 3600), ("1.5h", 5400)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parameters.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0s", "90", "-1s", "1e3s", "min", "1 d", "5 minutes", "infs"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a duration"):
+        parameters.duration(text)
+
+
 def test_bits() -> None:
     assert parameters.bits("auto") is None
     assert parameters.bits("8") == 8

@@ -16,6 +16,7 @@ REPORT = Report(
     divergence=0.0123,
     divergence_kind="KL",
     accuracy=Accuracy(before=98.5, after=98.25, samples=400, data="held-out samples"),
+    missed=None,
     seconds=3.5,
     tensors=(
         TensorRow("fc.weight", "f32", (100, 100), "sparse", 650, zeros=9_000, levels=15),
@@ -50,6 +51,7 @@ def test_json_is_ascii_and_complete() -> None:
         "divergence",
         "divergence_kind",
         "format",
+        "missed",
         "model",
         "notes",
         "output",
@@ -69,6 +71,13 @@ def test_what_was_not_measured_is_not_shown() -> None:
     )
     assert "accuracy" not in text
     assert "divergence" not in text
+
+
+def test_a_missed_goal_stands_in_the_table() -> None:
+    assert "MISSED" not in report_text(REPORT)
+    text = report_text(Report(**{**vars(REPORT), "missed": "9 bytes where 8 are allowed"}))
+    (line,) = (line for line in text.splitlines() if "9 bytes where 8 are allowed" in line)
+    assert line.startswith("GOAL MISSED")
 
 
 @pytest.mark.parametrize(

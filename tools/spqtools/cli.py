@@ -143,6 +143,20 @@ def command(context: click.Context) -> None:
     show_default=True,
     help="Store the network's program, so that spq.load and spq.session need no code of yours.",
 )
+@click.option(
+    "--frontier",
+    type=_OUTPUT,
+    metavar="JSON",
+    help="Also write every point of size and divergence that the search passes: this .json, a .png "
+    "and a folder of the same name with each point's packed file.",
+)
+@click.option(
+    "--time-limit",
+    type=parameters.duration,
+    metavar="TIME",
+    help="End the search after this time (90s, 10min, 1h) with the best file found. What is "
+    "found in time depends on the machine: no longer same seed, same bytes.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def pack(
@@ -154,6 +168,8 @@ def pack(
     effort: str,
     seed: int,
     program: bool,
+    frontier: Path | None,
+    time_limit: float | None,
     resume: bool,
     as_json: bool,
     **goals: Any,
@@ -164,13 +180,15 @@ def pack(
 
     Give at most one goal; with calibration inputs and no goal it is --max-divergence 0.02.
 
-    An interrupted search (Ctrl-C) leaves a checkpoint beside the output; the same command with
-    --resume goes on from there.
+    An interrupted search (Ctrl-C, --time-limit) leaves a checkpoint beside the output; the same
+    command with --resume goes on from there.
 
     \b
     Examples:
       spq pack model.pt --arch net.py:build --calib x.npz
       spq pack model.pt2 --calib x.npz --target-ratio 60 -o small.spq
+      spq pack model.pt2 --calib x.npz --max-drop 0.5 --time-limit 10min
+      spq pack model.pt2 --calib x.npz --target-size 100kB --frontier points.json
       spq pack model.safetensors --sparsity 0.8
     """
     chosen = [name for name in GOALS if goals[name] is not None]
@@ -181,6 +199,8 @@ def pack(
         raise click.UsageError(
             f"--{chosen[0].replace('_', '-')} is measured on calibration inputs; add --calib."
         )
+    if frontier is not None and calib is None:
+        raise click.UsageError("--frontier is measured on calibration inputs; add --calib.")
     target = model.with_suffix(".spq") if output is None else output
     with extra("all"):
         from spqtools.goal import Options
@@ -194,6 +214,8 @@ def pack(
         calibration=calib,
         stores_program=program,
         resumes=resume,
+        frontier=frontier,
+        time_limit=time_limit,
     )
     try:
         report = run_pack(request, ConsoleProgress())

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf
 
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Effort
@@ -10,11 +10,11 @@ from spqtools.evolve.search import Effort
 # Without a goal: mean KL divergence in nats. It costs LeNet-300-100 on MNIST about half a point of
 # accuracy (tests/bench/RESULTS.md).
 DEFAULT_MAX_DIVERGENCE = 0.02
-_LEAST_DENSITY = 0.004
 # From this share of a size or divergence on, the goal counts as hit.
-_CLOSE = 0.98
-# A step between two trials goes at least this share of the way, in logarithms.
-_LEAST_STEP = 0.1
+CLOSE = 0.98
+_LEAST_DENSITY = 0.004
+# Two densities of at least this ratio enclose the goal well enough for `landing` to do the rest.
+_NEAR = 0.8
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,96 @@ class Options:
         if self.bits is not None and not 1 <= self.bits <= 8:
             raise SpqError(Reason.BAD_ARGUMENT, f"bits is {self.bits}; allowed are 1 to 8")
 
-    def target_bytes(self, float_bytes: int) -> int | None:
-        """Return the size that is aimed at, when the goal is a size."""
-        if self.target_size is not None:
-            return self.target_size
+    def goal(self, float_bytes: int) -> "Goal":
+        """Return the goal in numbers; without one, the default divergence.
+
+        Parameters
+        ----------
+        float_bytes : int
+            What the network takes as float32.
+        """
+        target = self.target_size
         if self.target_ratio is not None:
-            return int(float_bytes / self.target_ratio)
-        return None
+            target = int(float_bytes / self.target_ratio)
+        is_free = self.sparsity is None and target is None and self.max_drop is None
+        default = DEFAULT_MAX_DIVERGENCE if is_free else None
+        return Goal(target, self.max_divergence or default, self.max_drop)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a student on levels measures.
+
+    Parameters
+    ----------
+    slope : float
+        Divergence that one bit was worth when its levels were placed.
+    file_bytes : int
+        Bytes of the whole file.
+    divergence : float
+        From the teacher, on held-out inputs.
+    drop : float or None
+        Points of accuracy lost on them; None without labels or class scores.
+    """
+
+    slope: float
+    file_bytes: int
+    divergence: float
+    drop: float | None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal in numbers: at most one is given, and none where a sparsity is wanted.
+
+    Parameters
+    ----------
+    target_bytes : int, optional
+        Bytes that the file may have; among such files the least divergence is wanted.
+    max_divergence, max_drop : float, optional
+        Loss that is acceptable; among such files the smallest is wanted.
+    """
+
+    target_bytes: int | None = None
+    max_divergence: float | None = None
+    max_drop: float | None = None
+
+    @property
+    def is_size(self) -> bool:
+        """Whether it lies at the end of the small files, not at that of the good ones."""
+        return self.target_bytes is not None
+
+    def share(self, point: Point) -> float:
+        """Return how much a point takes of what is allowed: above 1 it misses the goal.
+
+        A drop counts in whole samples, so it is 0 where the goal is met and infinite elsewhere.
+        """
+        if self.target_bytes is not None:
+            return point.file_bytes / self.target_bytes
+        if self.max_divergence is not None:
+            return point.divergence / self.max_divergence
+        if self.max_drop is not None:
+            return 0.0 if point.drop is not None and point.drop <= self.max_drop else inf
+        return 0.0
+
+    def rank(self, point: Point) -> tuple[int, float]:
+        """Return what is least for the best point."""
+        share = self.share(point)
+        if self.is_size:
+            if share > 1.0:
+                return 2, share
+            return int(share < CLOSE), point.divergence
+        return (1, point.divergence) if share > 1.0 else (0, point.file_bytes)
+
+    def miss(self, point: Point) -> str | None:
+        """Say by how much a point misses the goal; None where it does not."""
+        if self.share(point) <= 1.0:
+            return None
+        if self.target_bytes is not None:
+            return f"{point.file_bytes:,} bytes where {self.target_bytes:,} are allowed"
+        if self.max_divergence is not None:
+            return f"divergence {point.divergence:.3g} where {self.max_divergence:g} is allowed"
+        return f"{point.drop:.2f} points of accuracy lost where {self.max_drop:g} are allowed"
 
 
 @dataclass(frozen=True)
@@ -90,21 +173,18 @@ class Trial:
         Share of weights kept.
     beyond : bool
         Whether the goal lies at a higher density: quality is lost, or the size is reached.
-    measured : float
-        Size or divergence as a share of the goal; 0 where neither was measured.
     """
 
     density: float
     beyond: bool
-    measured: float = 0.0
 
 
 def next_density(trials: Sequence[Trial], sparsity: float | None, effort: Effort) -> float | None:
     """Return the density to try next, or None when the search is over.
 
-    Down the effort's ladder until a trial is beyond the goal, then between the last that was not
-    and the first that was, where the measurements say that the goal lies. A pure function of the
-    trials, so that a resumed search goes the same way.
+    Down the effort's ladder until a trial is beyond the goal, then halfway between the last that
+    was not and the first that was, until they are near each other. A pure function of the trials,
+    so that a resumed search goes the same way.
 
     Parameters
     ----------
@@ -113,7 +193,7 @@ def next_density(trials: Sequence[Trial], sparsity: float | None, effort: Effort
     sparsity : float or None
         Explicit goal, reached by the same steps.
     effort : Effort
-        Ladder and number of bisections.
+        The ladder.
     """
     good = min(
         (trial for trial in trials if not trial.beyond),
@@ -131,20 +211,8 @@ def next_density(trials: Sequence[Trial], sparsity: float | None, effort: Effort
     if not beyond:
         step = _next_rung(good.density, effort)
         return step if step >= _LEAST_DENSITY else None
-    bisections = len(trials) - 1 - trials.index(beyond[0])
-    if bisections >= effort.bisections or _CLOSE < trials[-1].measured <= 1.0:
-        return None
-    return _between(good, max(beyond, key=lambda trial: trial.density))
-
-
-def _between(good: Trial, bad: Trial) -> float:
-    """Return a density between two trials, on the line through them in logarithms."""
-    share = 0.5
-    if good.measured > 0.0 and bad.measured > 0.0 and good.measured != bad.measured:
-        aim = log((1.0 + _CLOSE) / 2)
-        share = (aim - log(good.measured)) / (log(bad.measured) - log(good.measured))
-        share = min(max(share, _LEAST_STEP), 1.0 - _LEAST_STEP)
-    return float(good.density ** (1.0 - share) * bad.density**share)
+    bad = max(trial.density for trial in beyond)
+    return None if bad >= _NEAR * good.density else (good.density * bad) ** 0.5
 
 
 def planned_cycles(sparsity: float | None, effort: Effort) -> int:
@@ -154,7 +222,7 @@ def planned_cycles(sparsity: float | None, effort: Effort) -> int:
     while (density := next_density(trials, sparsity, effort)) is not None:
         trials.append(Trial(density, beyond=False))
         if density < last_density:
-            return len(trials) + effort.bisections
+            break
     return len(trials)
 
 

@@ -4,7 +4,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
@@ -22,21 +22,23 @@ from spq import onnx_graph
 from spqformat import Reason, SpqError, __version__
 from spqformat.atomic import write_atomically
 from spqtools.calibration import Calibration, read_calibration
-from spqtools.compress import Compressed, compress, compress_weights
+from spqtools.compress import compress
+from spqtools.deadline import Deadline
 from spqtools.evolve.divergence import KL_DIVERGENCE, SQUARED_ERROR
+from spqtools.frontier import Frontier
 from spqtools.goal import Options
 from spqtools.ingest import Source, ingest
 from spqtools.inspection import inspect_file
 from spqtools.judge import accuracy_of_packed, check_runtimes_agree
+from spqtools.outcome import Compressed
 from spqtools.programs import Programs, trace, write_programs
 from spqtools.progress import Progress
 from spqtools.report import Report
+from spqtools.weights_only import compress_weights
 
 State = Mapping[str, NDArray[Any] | Tensor]
 Found = Mapping[str, NDArray[Any]]
 
-# Sizes are tried out before the divergence is known: this text is at least as long.
-_LONGEST_DIVERGENCE = (-1.234e-100, SQUARED_ERROR)
 _UNITS = {KL_DIVERGENCE: "nats", SQUARED_ERROR: "of variance"}
 # The beginning of a SHA-256 that tells files apart as surely as the whole.
 _DIGEST_DIGITS = 32
@@ -60,6 +62,11 @@ class PackRequest:
         Whether the file gets the network's programs.
     resumes : bool
         Whether to go on from the checkpoint beside the output.
+    frontier : Path, optional
+        JSON to write with every point that the search passes; needs calibration inputs.
+    time_limit : float, optional
+        Seconds after which the search ends with the best that there is; a packing without
+        calibration inputs takes no notice of it.
     """
 
     model: Path
@@ -69,6 +76,8 @@ class PackRequest:
     calibration: Path | None = None
     stores_program: bool = True
     resumes: bool = False
+    frontier: Path | None = None
+    time_limit: float | None = None
 
 
 def checkpoint_path(output: Path) -> Path:
@@ -100,10 +109,13 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         A file could not be read or written.
     KeyboardInterrupt
         The search was interrupted; its checkpoint stays. In each of these cases the output is
-        neither created nor changed.
+        neither created nor changed; points of the frontier that were found stay.
     """
     started = time.monotonic()
+    deadline = Deadline(request.time_limit)
     _check_writable(request.output)
+    if request.frontier is not None:
+        _check_writable(request.frontier)
     checkpoint = checkpoint_path(request.output)
     _check_checkpoint(checkpoint, resumes=request.resumes)
     with progress.stage("read"):
@@ -122,20 +134,67 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         spq.save(_merge(tensors, found), stream, metadata=metadata, programs=programs.stored)
         return stream.getvalue()
 
+    def file_bytes(found: Found, divergence: float | None, kind: str) -> int:
+        return len(encode(found, divergence, kind))
+
+    goal = request.options.goal(_float_bytes(tensors))
+    frontier = None
+    if request.frontier is not None:
+        if traced is None or calibration is None:
+            raise SpqError(
+                Reason.BAD_ARGUMENT,
+                "a frontier needs calibration inputs and a network to run them on; "
+                "pass --calib, and --arch for a state dict",
+            )
+        facts = _provenance(source, request.options, None, "")
+        frontier = Frontier(request.frontier, facts, resumes=request.resumes)
+
+    def keep(found: Compressed, drop: float | None) -> None:
+        assert frontier is not None
+        assert found.divergence is not None
+        packed = encode(found.state, found.divergence, found.divergence_kind)
+        check_exact(packed, _merge(tensors, found.state))
+        frontier.add(packed, inspect_file(packed), found.divergence, drop)
+
+    if not request.resumes:
+        checkpoint.unlink(missing_ok=True)
     with _forgotten_when_out_of_reach(checkpoint):
-        compressed = _search(tensors, traced, calibration, request, progress, encode)
-    with _forgotten_when_out_of_reach(checkpoint), progress.stage("check"):
+        if traced is None or calibration is None:
+            arrays = {name: one for name, one in tensors.items() if isinstance(one, np.ndarray)}
+            compressed = compress_weights(arrays, request.options, goal, progress, file_bytes)
+        else:
+            graph = traced.module()
+            assert isinstance(graph, torch.fx.GraphModule)
+            compressed = compress(
+                graph,
+                calibration,
+                request.options,
+                goal,
+                progress,
+                file_bytes,
+                checkpoint=checkpoint,
+                on_point=None if frontier is None else keep,
+                deadline=deadline,
+            )
+    with progress.stage("check"):
         packed = encode(compressed.state, compressed.divergence, compressed.divergence_kind)
         check_exact(packed, _merge(tensors, compressed.state))
-        _check_size(packed, tensors, request.options)
         if calibration is not None and {"torch", "onnx"} <= programs.stored.keys():
             check_runtimes_agree(packed, calibration)
         accuracy = None
         if calibration is not None and traced is not None:
             accuracy = accuracy_of_packed(packed, source, traced, calibration)
     write_atomically(request.output, [packed])
-    checkpoint.unlink(missing_ok=True)
+    if compressed.is_cut and checkpoint.exists():
+        notes.append("time ended the search; the same command with --resume goes on from there")
+    elif compressed.is_cut:
+        notes.append("time ended the search before anything was tried; allow more")
+    else:
+        checkpoint.unlink(missing_ok=True)
     inspection = inspect_file(packed)
+    if frontier is not None and compressed.divergence is not None:
+        drop = None if accuracy is None else accuracy.before - accuracy.after
+        frontier.choose(packed, inspection, compressed.divergence, drop)
     return Report(
         model=str(request.model),
         output=str(request.output),
@@ -146,6 +205,7 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         divergence=compressed.divergence,
         divergence_kind=None if compressed.divergence is None else compressed.divergence_kind,
         accuracy=accuracy,
+        missed=compressed.missed,
         seconds=time.monotonic() - started,
         tensors=inspection.tensors,
         notes=tuple(notes),
@@ -182,37 +242,6 @@ def check_exact(packed: bytes, tensors: State) -> None:
         )
 
 
-def _search(
-    tensors: State,
-    traced: ExportedProgram | None,
-    calibration: Calibration | None,
-    request: PackRequest,
-    progress: Progress,
-    encode: Callable[[Found, float | None, str], bytes],
-) -> Compressed:
-    """Search on the network where there is one and data to run it on, else on the weights."""
-
-    def file_bytes(found: Found) -> int:
-        return len(encode(found, *_LONGEST_DIVERGENCE))
-
-    checkpoint = checkpoint_path(request.output)
-    if traced is None or calibration is None:
-        arrays = {name: value for name, value in tensors.items() if isinstance(value, np.ndarray)}
-        return compress_weights(arrays, request.options, progress, file_bytes=file_bytes)
-    if not request.resumes:
-        checkpoint.unlink(missing_ok=True)
-    graph = traced.module()
-    assert isinstance(graph, torch.fx.GraphModule)
-    return compress(
-        graph,
-        calibration,
-        request.options,
-        progress,
-        checkpoint=checkpoint,
-        file_bytes=file_bytes,
-    )
-
-
 @contextmanager
 def _forgotten_when_out_of_reach(checkpoint: Path) -> Iterator[None]:
     """Delete the checkpoint of a search that is over: going on from it would end the same way."""
@@ -244,16 +273,10 @@ def _check_checkpoint(checkpoint: Path, *, resumes: bool) -> None:
         )
 
 
-def _check_size(packed: bytes, tensors: State, options: Options) -> None:
-    """Refuse a file that is larger than was asked for."""
-    float_bytes = sum(4 * prod(value.shape) for value in tensors.values())
-    target = options.target_bytes(float_bytes)
-    if target is not None and len(packed) > target:
-        raise SpqError(
-            Reason.GOAL_NOT_REACHED,
-            f"the smallest file found has {len(packed)} bytes where {target} are allowed; "
-            "allow more, or try --effort max",
-        )
+def _float_bytes(tensors: State) -> int:
+    """Return what the tensors take as float32, tied ones counted once."""
+    sizes = {_memory(name, value): prod(value.shape) for name, value in tensors.items()}
+    return 4 * sum(sizes.values())
 
 
 def _parts(

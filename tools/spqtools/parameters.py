@@ -15,6 +15,8 @@ _UNITS = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(s|min|h)", re.ASCII)
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]{0,3})", re.ASCII)
 
 
@@ -41,6 +43,31 @@ def size(text: str) -> int:
     if match is None or unit is None or (count := int(float(match[1]) * unit)) < 1:
         raise click.BadParameter(f"{text!r} is not a size such as 12000, 100kB or 1.5MiB.")
     return count
+
+
+def duration(text: str) -> float:
+    """Read a duration.
+
+    Parameters
+    ----------
+    text : str
+        ``90s``, ``10min`` or ``1.5h``.
+
+    Returns
+    -------
+    float
+        Seconds, above 0.
+
+    Raises
+    ------
+    click.BadParameter
+        The text says something else.
+    """
+    match = _DURATION.fullmatch(text)
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if seconds == 0.0:
+        raise click.BadParameter(f"{text!r} is not a duration such as 90s, 10min or 1.5h.")
+    return seconds
 
 
 def bits(text: str) -> int | None:

@@ -89,6 +89,8 @@ class Report:
         What the number measures.
     accuracy : Accuracy or None
         None without labels.
+    missed : str or None
+        By how much the goal was missed, when time ended the search.
     seconds : float
         Wall time of the whole run.
     tensors : tuple of TensorRow
@@ -106,6 +108,7 @@ class Report:
     divergence: float | None
     divergence_kind: str | None
     accuracy: Accuracy | None
+    missed: str | None
     seconds: float
     tensors: tuple[TensorRow, ...]
     notes: tuple[str, ...]
@@ -165,6 +168,8 @@ def report_text(report: Report) -> str:
         ["sparsity", f"{report.sparsity:.2%}"],
     ]
     remarks = list(report.notes)
+    if report.missed is not None:
+        rows.append(["GOAL MISSED", report.missed])
     if report.divergence is not None:
         rows.append([f"divergence ({report.divergence_kind})", f"{report.divergence:.3g}"])
     if report.accuracy is not None:

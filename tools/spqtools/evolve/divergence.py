@@ -52,13 +52,17 @@ class Divergence:
 
     def of_batch(self, student: list[Tensor], batch: int) -> Tensor:
         """Return the mean divergence over one batch as a differentiable scalar."""
+        return self.between(student, self._teacher[batch])
+
+    def between(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """Return the mean divergence of any outputs from the teacher's on the same samples."""
         parts = []
-        for index, teacher in enumerate(self._teacher[batch]):
+        for index, answer in enumerate(teacher):
             output, kind = student[index].float(), self._kinds[index]
             if kind == "squared":
-                parts.append(((output - teacher) ** 2).mean() / self._scales[index])
+                parts.append(((output - answer) ** 2).mean() / self._scales[index])
                 continue
-            target = _log_distribution(teacher.float(), kind)
+            target = _log_distribution(answer.float(), kind)
             log_ratio = target - _log_distribution(output, kind)
             parts.append((target.exp() * log_ratio).sum(-1).mean())
         return torch.stack(parts).sum()

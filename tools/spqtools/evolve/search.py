@@ -58,8 +58,6 @@ class Effort:
         Shares of weights that the first cycles keep.
     ratio : float
         Factor between the densities of later cycles.
-    bisections : int
-        Trials between the last good and the first bad density.
     """
 
     proposals: int
@@ -68,13 +66,12 @@ class Effort:
     tilts: int
     densities: tuple[float, ...]
     ratio: float
-    bisections: int
 
 
 EFFORTS = {
-    "fast": Effort(2, 0, 0, 0, (0.3, 0.18), 0.72, 3),
-    "default": Effort(6, 2, 4, 2, (0.6, 0.4, 0.25, 0.18), 0.82, 4),
-    "max": Effort(8, 5, 8, 6, (0.7, 0.5, 0.35, 0.25, 0.18, 0.14), 0.88, 6),
+    "fast": Effort(2, 0, 0, 0, (0.3, 0.18), 0.72),
+    "default": Effort(6, 2, 4, 2, (0.6, 0.4, 0.25, 0.18), 0.82),
+    "max": Effort(8, 5, 8, 6, (0.7, 0.5, 0.35, 0.25, 0.18, 0.14), 0.88),
 }
 
 
@@ -129,6 +126,8 @@ class Evolution:
         Whether survivors make up for zeros.
     batch_size : int, optional
         Samples of a batch; by default what a processor's cache holds.
+    before_layer : Callable[[], None]
+        Called before each layer; what it raises ends the cycle.
     """
 
     graph: fx.GraphModule
@@ -137,6 +136,7 @@ class Evolution:
     effort: Effort
     compensation: bool = True
     batch_size: int | None = None
+    before_layer: Callable[[], None] = lambda: None
     evaluations: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -209,9 +209,9 @@ class Evolution:
                 loss, [seen[node] for node in ends], allow_unused=True
             )
             for layer, gradient in zip(ends.values(), gradients, strict=True):
-                source: Any = layer.node.args[0]
-                if gradient is None or source not in seen:
+                if gradient is None:
                     continue
+                source: Any = layer.node.args[0]
                 inputs, samples = seen[source].detach(), gradient.shape[0]
                 rows = layer.rows // layer.groups
                 features = layer.features(inputs).reshape(layer.groups, samples, -1, layer.columns)
@@ -419,6 +419,7 @@ class Evolution:
         for stop, original in zip(
             student.walk(tensors), student.walk(dict(self.teacher)), strict=True
         ):
+            self.before_layer()
             chosen = choose(stop, measure_moments(stop, original))
             tensors.update(chosen.tensors)
             keep[stop.layer.weight] = chosen.keep

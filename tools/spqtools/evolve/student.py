@@ -190,7 +190,11 @@ class Student:
 
     def start(self, batch: int) -> dict[fx.Node, Any]:
         """Return what is known before a batch is run: the inputs."""
-        return dict(zip(self._placeholders, self.batches[batch], strict=True))
+        return self.begin(self.batches[batch])
+
+    def begin(self, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
+        """Return what is known before inputs of any number of samples are run."""
+        return dict(zip(self._placeholders, map(_channels_last, inputs), strict=True))
 
     def _execute(
         self, node: fx.Node, weights: Mapping[str, Tensor], values: dict[fx.Node, Any]

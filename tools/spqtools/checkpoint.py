@@ -1,0 +1,126 @@
+"""Where an interrupted search leaves its state: written whole, read back or refused."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import spq
+from spqformat import Reason, SpqError
+from spqtools.evolve.search import Evolution, Sparse
+from spqtools.goal import Options, Trial
+
+_FORMAT = "2"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A search between two cycles.
+
+    Parameters
+    ----------
+    trials : list of Trial
+        What was tried, in order.
+    evaluations : int
+        Candidates that were assessed.
+    students : dict of str to Sparse
+        Those that the search goes on with, by the part that they play.
+    """
+
+    trials: list[Trial]
+    evaluations: int
+    students: dict[str, Sparse]
+
+
+def search_digest(evolution: Evolution, options: Options) -> str:
+    """Return what tells a search from every other: options, weights and inputs."""
+    digest = hashlib.sha256(json.dumps([_FORMAT, asdict(options)]).encode())
+    for name in sorted(evolution.teacher):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(evolution.teacher[name].numpy()).tobytes())
+    for tensor in evolution.inputs:
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
+    """Write a checkpoint in one step.
+
+    Parameters
+    ----------
+    path : Path
+        File to create or replace.
+    checkpoint : Checkpoint
+        State of the search.
+    digest : str
+        What tells the search from others.
+    """
+    tensors: dict[str, Tensor] = {}
+    for role, student in checkpoint.students.items():
+        tensors |= {f"{role}/tensor/{name}": value for name, value in student.tensors.items()}
+        tensors |= {f"{role}/keep/{name}": value for name, value in student.keep.items()}
+    search = {
+        "trials": [[trial.density, trial.beyond] for trial in checkpoint.trials],
+        "evaluations": checkpoint.evaluations,
+        "students": {
+            role: [student.tilt, student.price] for role, student in checkpoint.students.items()
+        },
+    }
+    spq.save(tensors, path, metadata={"digest": digest, "search": json.dumps(search)})
+
+
+def read_checkpoint(path: Path, digest: str) -> Checkpoint:
+    """Read what `write_checkpoint` wrote for the same search.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    digest : str
+        What tells the search from others.
+
+    Raises
+    ------
+    SpqError
+        `bad_checkpoint` when the file is damaged or belongs to another search.
+    """
+    try:
+        with spq.open(path) as archive:
+            metadata = archive.metadata
+            archive.verify()
+            tensors = archive.tensors()
+            tensors.update({tied: tensors[name] for tied, name in archive.aliases.items()})
+    except SpqError as error:
+        raise SpqError(
+            Reason.BAD_CHECKPOINT,
+            f"{path} is damaged ({error.code}); delete it or leave out --resume",
+        ) from error
+    if metadata.get("digest") != digest:
+        raise SpqError(
+            Reason.BAD_CHECKPOINT,
+            f"{path} belongs to another search; delete it or leave out --resume",
+        )
+    saved = json.loads(metadata["search"])
+    return Checkpoint(
+        [Trial(*trial) for trial in saved["trials"]],
+        saved["evaluations"],
+        {role: _student(role, tensors, *traits) for role, traits in saved["students"].items()},
+    )
+
+
+def _student(
+    role: str, tensors: Mapping[str, NDArray[np.generic]], tilt: dict[str, float], price: float
+) -> Sparse:
+    """Rebuild a student."""
+    groups: dict[str, dict[str, Tensor]] = {"tensor": {}, "keep": {}}
+    for key, array in tensors.items():
+        owner, kind, name = key.split("/", 2)
+        if owner == role:
+            groups[kind][name] = torch.from_numpy(array)
+    return Sparse(groups["tensor"], groups["keep"], tilt, price)
