@@ -209,9 +209,9 @@ class Evolution:
                 loss, [seen[node] for node in ends], allow_unused=True
             )
             for layer, gradient in zip(ends.values(), gradients, strict=True):
-                if gradient is None:
-                    continue
                 source: Any = layer.node.args[0]
+                if gradient is None or source not in seen:
+                    continue
                 inputs, samples = seen[source].detach(), gradient.shape[0]
                 rows = layer.rows // layer.groups
                 features = layer.features(inputs).reshape(layer.groups, samples, -1, layer.columns)
