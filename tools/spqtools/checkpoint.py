@@ -16,7 +16,7 @@ from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution, Sparse
 from spqtools.goal import Options, Trial
 
-_FORMAT = "2"
+_FORMAT = "3"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
         "trials": [[trial.density, trial.beyond] for trial in checkpoint.trials],
         "evaluations": checkpoint.evaluations,
         "students": {
-            role: [student.tilt, student.price] for role, student in checkpoint.students.items()
+            role: [student.tilt, student.price, student.credit]
+            for role, student in checkpoint.students.items()
         },
     }
     spq.save(tensors, path, metadata={"digest": digest, "search": json.dumps(search)})
@@ -115,7 +116,11 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
 
 
 def _student(
-    role: str, tensors: Mapping[str, NDArray[np.generic]], tilt: dict[str, float], price: float
+    role: str,
+    tensors: Mapping[str, NDArray[np.generic]],
+    tilt: dict[str, float],
+    price: float,
+    credit: dict[str, float],
 ) -> Sparse:
     """Rebuild a student."""
     groups: dict[str, dict[str, Tensor]] = {"tensor": {}, "keep": {}}
@@ -123,4 +128,4 @@ def _student(
         owner, kind, name = key.split("/", 2)
         if owner == role:
             groups[kind][name] = torch.from_numpy(array)
-    return Sparse(groups["tensor"], groups["keep"], tilt, price)
+    return Sparse(groups["tensor"], groups["keep"], tilt, price, credit)

@@ -157,6 +157,21 @@ def command(context: click.Context) -> None:
     help="End the search after this time (90s, 10min, 1h) with the best file found. What is "
     "found in time depends on the machine: no longer same seed, same bytes.",
 )
+@click.option(
+    "--recover",
+    metavar="DATA",
+    help="After the search, train the small network on the original's outputs, down to the size or "
+    "at the sparsity that is the goal. DATA are inputs without labels: .npz, .npy, a folder of "
+    "images, or MODULE:CALLABLE or FILE.py:CALLABLE that yields batches (this code is run).",
+)
+@click.option(
+    "--recover-time",
+    type=parameters.duration,
+    default="10min",
+    show_default=True,
+    metavar="TIME",
+    help="Longest time for the training of --recover.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def pack(
@@ -170,6 +185,8 @@ def pack(
     program: bool,
     frontier: Path | None,
     time_limit: float | None,
+    recover: str | None,
+    recover_time: float,
     resume: bool,
     as_json: bool,
     **goals: Any,
@@ -189,6 +206,7 @@ def pack(
       spq pack model.pt2 --calib x.npz --target-ratio 60 -o small.spq
       spq pack model.pt2 --calib x.npz --max-drop 0.5 --time-limit 10min
       spq pack model.pt2 --calib x.npz --target-size 100kB --frontier points.json
+      spq pack model.pt2 --calib x.npz --target-ratio 130 --recover images.npz
       spq pack model.safetensors --sparsity 0.8
     """
     chosen = [name for name in GOALS if goals[name] is not None]
@@ -198,6 +216,13 @@ def pack(
     if chosen and chosen[0].startswith("max_") and calib is None:
         raise click.UsageError(
             f"--{chosen[0].replace('_', '-')} is measured on calibration inputs; add --calib."
+        )
+    if recover is not None and calib is None:
+        raise click.UsageError("--recover begins with a search on calibration inputs; add --calib.")
+    if recover is not None and chosen not in (["sparsity"], ["target_ratio"], ["target_size"]):
+        raise click.UsageError(
+            "--recover trains down to a size or keeps a sparsity; "
+            "give one of --target-ratio, --target-size and --sparsity."
         )
     if frontier is not None and calib is None:
         raise click.UsageError("--frontier is measured on calibration inputs; add --calib.")
@@ -209,12 +234,14 @@ def pack(
     request = PackRequest(
         model=model,
         output=target,
-        options=Options(bits=bits, effort=effort, seed=seed, **goals),
+        options=Options(bits=bits, effort=effort, seed=seed, recovers=recover is not None, **goals),
         arch=arch,
         calibration=calib,
         stores_program=program,
         resumes=resume,
         frontier=frontier,
+        recovery=recover,
+        recovery_time=recover_time,
         time_limit=time_limit,
     )
     try:

@@ -1,8 +1,8 @@
 """From a teacher to a few levels and many zeros: the outer search."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,12 +15,38 @@ from spqtools.deadline import Deadline, TimeUp
 from spqtools.evolve.moments import Moments
 from spqtools.evolve.search import EFFORTS, Evolution, Sparse
 from spqtools.evolve.student import Layer
-from spqtools.goal import Goal, Options, Point, Trial, next_density, planned_cycles
+from spqtools.goal import (
+    DEFAULT_MAX_DIVERGENCE,
+    Goal,
+    Options,
+    Point,
+    Trial,
+    next_density,
+    planned_cycles,
+)
 from spqtools.landing import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, next_slope
 from spqtools.levels import round_to_step
 from spqtools.outcome import Compressed, FileBytes, State, no_such_file
 from spqtools.progress import Progress, Tick
 from spqtools.quantise import quantise_layer
+from spqtools.recover import recover
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student is trained on after the search.
+
+    Parameters
+    ----------
+    inputs : sequence of Tensor
+        Inputs of the network without answers.
+    seconds : float
+        Wall time for the training.
+    """
+
+    inputs: Sequence[Tensor]
+    seconds: float
+
 
 OnPoint = Callable[[Compressed, float | None], None]
 """Hears of each student on levels, and of the points of accuracy that it loses."""
@@ -31,6 +57,13 @@ _AUTO_BITS = 5
 _TRUSTED_SHARE = 0.25
 # No survivor costs less than this in any file, so larger students need not be encoded.
 _LEAST_BITS_PER_SURVIVOR = 2.0
+# A student that would fit at so many bits for each survivor can leave the rest to training.
+_MOST_BITS_PER_SURVIVOR = 9.0
+_RECOVERED_BITS = 3
+# Share of the time that is left to the search where training follows.
+_SEARCHING = 0.5
+# Takes as many digits in a file as any.
+_LONG_DIVERGENCE = 1.234e-100
 # Prices, in units of the last student's own, that carry the frontier on beyond the goal.
 _ONWARDS = (2.0, 4.0, 8.0)
 _BIAS_STEPS = (16, 32, 64, 128)
@@ -48,6 +81,7 @@ def compress(
     checkpoint: Path | None = None,
     on_point: OnPoint | None = None,
     deadline: Deadline | None = None,
+    lessons: Lessons | None = None,
 ) -> Compressed:
     """Evolve, quantise and measure until the goal is reached.
 
@@ -73,6 +107,9 @@ def compress(
         further ones beyond the goal. The result is the same.
     deadline : Deadline, optional
         When to stop, with the best that there is.
+    lessons : Lessons, optional
+        What the student is trained on when the search has made it about as sparse as it can be
+        without; needed when the options say that it recovers.
 
     Returns
     -------
@@ -89,14 +126,17 @@ def compress(
     """
     with _fixed_threads():
         evolution = _start(graph, calibration, options)
-        search = _Search(
-            evolution, calibration, options, goal, file_bytes, on_point, deadline or Deadline()
-        )
+        deadline = deadline or Deadline()
+        searching = deadline if lessons is None else deadline.sooner(_SEARCHING)
+        search = _Search(evolution, calibration, options, goal, file_bytes, on_point, searching)
         if checkpoint is not None and checkpoint.exists():
             search.restore(checkpoint)
         cycles = planned_cycles(options.sparsity, EFFORTS[options.effort])
         with progress.stage("evolve", cycles) as tick:
             search.run(checkpoint, tick)
+        if lessons is not None:
+            seconds = min(lessons.seconds, deadline.left)
+            return search.recovered(lessons.inputs, seconds, progress)
         with progress.stage("place levels", 2 * (PASSES + 1)) as tick:
             return search.result(tick)
 
@@ -177,6 +217,34 @@ class _Search:
             if checkpoint is not None:
                 self._save(checkpoint)
             tick()
+            if trial.beyond and self._options.recovers:
+                return
+
+    def recovered(self, inputs: Sequence[Tensor], seconds: float, progress: Progress) -> Compressed:
+        """Train the student down to the goal."""
+
+        def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+            return self._file_bytes(_as_state(tensors), _LONG_DIVERGENCE, self._kind)
+
+        options = self._options
+        found = recover(
+            self._evolution.student,
+            self._before.student,
+            inputs,
+            file_bytes,
+            progress,
+            target_bytes=self._goal.target_bytes,
+            max_levels=(1 << (options.bits or _RECOVERED_BITS)) - 1,
+            seconds=seconds,
+            seed=options.seed,
+        )
+        divergence = self._evolution.measure(found.tensors)
+        point = Point(0.0, file_bytes(found.tensors), divergence, None)
+        missed = self._goal.miss(point)
+        if missed is not None and not found.is_cut:
+            raise no_such_file(self._goal.target_bytes or 0)
+        compressed = self._compressed(_Found(found.tensors, point), missed)
+        return replace(compressed, is_hurried=found.is_cut)
 
     def result(self, tick: Tick) -> Compressed:
         """Put the students on either side of the goal on levels that hit it; return the best."""
@@ -234,6 +302,11 @@ class _Search:
     def _judge(self, rung: _Rung, density: float) -> Trial:
         """Tell on which side of the goal a student lies; on levels where its zeros do not tell."""
         goal, student = self._goal, rung.student
+        if self._options.recovers and self._options.sparsity is None:
+            kept = sum(int(mask.sum()) for mask in student.keep.values())
+            fits = kept * _MOST_BITS_PER_SURVIVOR <= 8 * (goal.target_bytes or 0)
+            harmed = self._evolution.measure(student.tensors) > DEFAULT_MAX_DIVERGENCE
+            return Trial(density, beyond=fits or harmed)
         if self._on_point is not None:
             self._own(rung)
         if self._options.sparsity is not None:
@@ -316,8 +389,8 @@ class _Search:
             found.point.divergence,
             self._kind,
             self._evolution.evaluations,
-            self._is_cut,
-            missed,
+            is_cut=self._is_cut,
+            missed=missed,
         )
 
     def _hits(self, tensors: Mapping[str, Tensor]) -> float | None:

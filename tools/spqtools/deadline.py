@@ -31,10 +31,19 @@ class Deadline:
         self._end = inf if seconds is None else clock() + (1.0 - _RESERVE) * seconds
         self._longest: dict[str, float] = {}
 
+    def sooner(self, share: float) -> "Deadline":
+        """Return a deadline at a share of the time that is left."""
+        return Deadline(share * self.left / (1.0 - _RESERVE), self._clock)
+
     def allows(self, *kinds: str) -> bool:
         """Tell whether work of these kinds fits; the first of a kind counts as short."""
         needed = sum(self._longest.get(kind, 0.0) for kind in kinds)
         return self._clock() + needed < self._end
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end, below 0 after it; infinite where there is none."""
+        return self._end - self._clock()
 
     def check(self, *kinds: str) -> None:
         """Give up with `TimeUp` where `allows` says no."""

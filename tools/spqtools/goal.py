@@ -14,7 +14,7 @@ DEFAULT_MAX_DIVERGENCE = 0.02
 CLOSE = 0.98
 _LEAST_DENSITY = 0.004
 # Two densities of at least this ratio enclose the goal well enough for `landing` to do the rest.
-_NEAR = 0.8
+_NEAR = 0.7
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Options:
         ``fast``, ``default`` or ``max``.
     seed : int
         Seed of all random choices.
+    recovers : bool
+        Whether training follows the search; the goal is then a sparsity or a size.
     """
 
     sparsity: float | None = None
@@ -49,6 +51,7 @@ class Options:
     bits: int | None = None
     effort: str = "default"
     seed: int = 0
+    recovers: bool = False
 
     def __post_init__(self) -> None:
         goals = [
@@ -64,6 +67,11 @@ class Options:
         ]
         if len(goals) > 1:
             raise SpqError(Reason.BAD_ARGUMENT, f"{' and '.join(goals)} exclude each other")
+        if self.recovers and goals not in (["sparsity"], ["target_ratio"], ["target_size"]):
+            raise SpqError(
+                Reason.BAD_ARGUMENT,
+                "training goes down to a size or keeps a sparsity; give one of these as the goal",
+            )
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise SpqError(
                 Reason.BAD_ARGUMENT, f"sparsity is {self.sparsity}; it must lie in [0, 1)"

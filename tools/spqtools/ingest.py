@@ -1,13 +1,10 @@
 """Reads the model that is to be packed, whatever it is stored in, and never runs code from it."""
 
 import hashlib
-import importlib
-import importlib.util
 import pickle  # noqa: TID251 - for the name of the error that restricted loading raises
-import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from spqformat import Limits, Reason, SpqError
+from spqtools.callables import call_named
 from spqtools.pt2 import read_pt2
 
 if TYPE_CHECKING:
@@ -242,55 +240,12 @@ def _read_onnx(path: Path) -> "ModelProto":
 
 def _build(arch: str) -> nn.Module:
     """Build the network that the caller names."""
-    place, _, name = arch.rpartition(":")
-    if not place or not name:
-        raise SpqError(
-            Reason.BAD_ARGUMENT,
-            f"--arch {arch!r} is not MODULE:CALLABLE or FILE.py:CALLABLE",
-        )
-    try:
-        module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-        builder: Callable[[], Any] = getattr(module, name)
-        network = builder()
-    except OSError:
-        raise
-    except (Exception, SystemExit) as error:  # the caller's own code may raise anything
-        raise SpqError(
-            Reason.BAD_ARGUMENT,
-            f"--arch {arch!r} fails with {type(error).__name__}: {str(error)[:160]}",
-        ) from error
+    network = call_named(arch, "--arch")
     if not isinstance(network, nn.Module):
         raise SpqError(
             Reason.BAD_ARGUMENT, f"--arch {arch!r} returns a {type(network).__name__}, no nn.Module"
         )
     return network
-
-
-def _import_file(path: Path) -> Any:
-    """Import a Python file under a name of its own."""
-    if not path.is_file():
-        raise FileNotFoundError(f"[Errno 2] No such file: {str(path)!r}")
-    name = f"spq_arch_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
-    return module
-
-
-def _import_module(name: str) -> Any:
-    """Import a module that is installed or lies in the working folder."""
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], arch: str) -> None:

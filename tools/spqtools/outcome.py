@@ -29,8 +29,10 @@ class Compressed:
         Candidates that were assessed on the network.
     is_cut : bool
         Whether time ended the search.
+    is_hurried : bool
+        Whether time made the training shorter.
     missed : str or None
-        By how much the goal was missed, in words, when time ended the search before.
+        By how much the goal was missed, in words, when time did not suffice.
     """
 
     state: State
@@ -38,6 +40,7 @@ class Compressed:
     divergence_kind: str
     evaluations: int
     is_cut: bool = False
+    is_hurried: bool = False
     missed: str | None = None
 
 

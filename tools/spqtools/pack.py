@@ -22,7 +22,7 @@ from spq import onnx_graph
 from spqformat import Reason, SpqError, __version__
 from spqformat.atomic import write_atomically
 from spqtools.calibration import Calibration, read_calibration
-from spqtools.compress import compress
+from spqtools.compress import Lessons, compress
 from spqtools.deadline import Deadline
 from spqtools.evolve.divergence import KL_DIVERGENCE, SQUARED_ERROR
 from spqtools.frontier import Frontier
@@ -33,7 +33,9 @@ from spqtools.judge import accuracy_of_packed, check_runtimes_agree
 from spqtools.outcome import Compressed
 from spqtools.programs import Programs, trace, write_programs
 from spqtools.progress import Progress
+from spqtools.recover import DEFAULT_SECONDS
 from spqtools.report import Report
+from spqtools.unlabelled import read_unlabelled
 from spqtools.weights_only import compress_weights
 
 State = Mapping[str, NDArray[Any] | Tensor]
@@ -67,6 +69,10 @@ class PackRequest:
     time_limit : float, optional
         Seconds after which the search ends with the best that there is; a packing without
         calibration inputs takes no notice of it.
+    recovery : str, optional
+        Inputs to train on, see `read_unlabelled`; needed when the options say that it recovers.
+    recovery_time : float
+        Seconds for the training.
     """
 
     model: Path
@@ -78,6 +84,8 @@ class PackRequest:
     resumes: bool = False
     frontier: Path | None = None
     time_limit: float | None = None
+    recovery: str | None = None
+    recovery_time: float = DEFAULT_SECONDS
 
 
 def checkpoint_path(output: Path) -> Path:
@@ -121,10 +129,15 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
     with progress.stage("read"):
         source = ingest(request.model, request.arch)
         calibration = None if request.calibration is None else read_calibration(request.calibration)
+        lessons = _lessons(request, calibration)
     with progress.stage("trace"):
         traced = trace(source, None if calibration is None else calibration.inputs)
         tensors, programs = _parts(source, traced, stores_program=request.stores_program)
     notes = [*_notes(source, traced, calibration), *programs.notes]
+    if lessons is not None:
+        if traced is None:
+            raise SpqError(Reason.BAD_ARGUMENT, "training needs the network; pass --arch")
+        notes.append(f"trained on {lessons.inputs[0].shape[0]:,} inputs without labels")
     for note in notes:
         progress.note(note)
 
@@ -175,6 +188,7 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
                 checkpoint=checkpoint,
                 on_point=None if frontier is None else keep,
                 deadline=deadline,
+                lessons=lessons,
             )
     with progress.stage("check"):
         packed = encode(compressed.state, compressed.divergence, compressed.divergence_kind)
@@ -185,6 +199,8 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         if calibration is not None and traced is not None:
             accuracy = accuracy_of_packed(packed, source, traced, calibration)
     write_atomically(request.output, [packed])
+    if compressed.is_hurried:
+        notes.append("time made the training shorter; more of it makes the file better")
     if compressed.is_cut and checkpoint.exists():
         notes.append("time ended the search; the same command with --resume goes on from there")
     elif compressed.is_cut:
@@ -251,6 +267,22 @@ def _forgotten_when_out_of_reach(checkpoint: Path) -> Iterator[None]:
         if error.code is Reason.GOAL_NOT_REACHED:
             checkpoint.unlink(missing_ok=True)
         raise
+
+
+def _lessons(request: PackRequest, calibration: Calibration | None) -> Lessons | None:
+    """Read what the student is to be trained on."""
+    if request.options.recovers != (request.recovery is not None):
+        raise SpqError(
+            Reason.BAD_ARGUMENT, "`recovers` in the options and `recovery` go together; give both"
+        )
+    if request.recovery is None:
+        return None
+    if calibration is None:
+        raise SpqError(
+            Reason.BAD_ARGUMENT, "training begins with a search on calibration inputs; pass --calib"
+        )
+    inputs = read_unlabelled(request.recovery, calibration.inputs)
+    return Lessons(inputs, request.recovery_time)
 
 
 def _check_writable(output: Path) -> None:

@@ -94,24 +94,45 @@ def test_divergence_is_differentiable() -> None:
     torch.testing.assert_close(student.grad, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_pseudo_loss_of_a_classifier_draws_labels_from_the_teacher() -> None:
-    """Mean squared gradients approach the Fisher information, p (1 - p) at the teacher."""
+def signs(*shape: int) -> Tensor:
+    return randn(*shape, seed=9).sign()
+
+
+@pytest.mark.parametrize("kind", ["scores", "distribution", "log-distribution"])
+def test_the_pseudo_loss_of_a_classifier_has_the_curvature_of_the_divergence(kind: str) -> None:
+    """Products of gradients approach Fisher's information, diag(p) - p p^T at scores."""
     count = 40_000
     scores = torch.tensor([1.0, 0.0, -1.0]).expand(count, 3)
     student = scores.clone().requires_grad_(True)
-    noise = (torch.arange(count) + 0.5) / count
-    torch.autograd.backward(Divergence([[scores]]).pseudo_loss([student], 0, noise))
+    outputs = {
+        "scores": student,
+        "distribution": student.softmax(1),
+        "log-distribution": student.log_softmax(1),
+    }[kind]
+    divergence = Divergence([[outputs.detach()]])
+    torch.autograd.backward(divergence.pseudo_loss([outputs], [signs(count, 3)]))
     assert student.grad is not None
     shares = scores[0].softmax(0)
+    information = torch.diag(shares) - torch.outer(shares, shares)
     torch.testing.assert_close(
-        student.grad.square().mean(0), shares * (1 - shares), rtol=1e-3, atol=1e-4
+        student.grad.T @ student.grad / count, information, rtol=0.02, atol=2e-3
     )
+
+
+def test_the_pseudo_loss_of_a_sure_classifier_tells_from_few_samples() -> None:
+    scores = torch.tensor([9.0, 0.0]).expand(8, 2)
+    student = scores.clone().requires_grad_(True)
+    torch.autograd.backward(Divergence([[scores]]).pseudo_loss([student], [signs(8, 2)]))
+    assert student.grad is not None
+    shares = scores[0].softmax(0)
+    expected = shares.prod().expand(2)
+    torch.testing.assert_close(student.grad.square().mean(0), expected, rtol=0.1, atol=0.0)
 
 
 def test_the_pseudo_loss_of_a_regression_has_the_curvature_of_the_squares() -> None:
     teacher = randn(50, 4, 2, seed=6)
     student = teacher.clone().requires_grad_(True)
-    loss = Divergence([[teacher]]).pseudo_loss([student], 0, torch.linspace(0, 0.99, 50))
+    loss = Divergence([[teacher]]).pseudo_loss([student], [signs(50, 4, 2)])
     torch.autograd.backward(loss)
     assert student.grad is not None
     curvature = 2 / (teacher.var(unbiased=False) * teacher[0].numel())

@@ -5,7 +5,16 @@ import torch
 from torch import Tensor
 
 from spqtools.evolve.allocation import allocate
-from spqtools.evolve.population import Individual, evolve, mutate, recombine, seeds, top
+from spqtools.evolve.population import (
+    Individual,
+    evolve,
+    invite,
+    mutate,
+    recombine,
+    reward,
+    seeds,
+    top,
+)
 from spqtools.evolve.rng import Draws
 
 
@@ -18,6 +27,7 @@ SCORES = {
     for seed, name in enumerate(("curvature", "obs", "fisher", "wanda", "magnitude"))
 }
 ALLOWED = randn(12, 10, seed=9) > -0.5
+BITS = 4 + randn(12, 10, seed=10).clamp(-3, 3)
 
 
 def individual(keep: Tensor, fitness: float = 0.0) -> Individual:
@@ -48,7 +58,7 @@ def test_top_never_takes_what_is_not_allowed() -> None:
 
 @pytest.mark.parametrize("count", [1, 30, 60])
 def test_every_operator_is_exact(count: int) -> None:
-    proposals = seeds(SCORES, ALLOWED, count, Draws(1, "seeds"))
+    proposals = seeds(SCORES, ALLOWED, count, BITS, Draws(1, "seeds"))
     first, second = proposals["obs"], proposals["random"]
     children = [
         recombine(first, second, SCORES["fisher"], ALLOWED, count, Draws(1, "child")),
@@ -61,7 +71,7 @@ def test_every_operator_is_exact(count: int) -> None:
 
 
 def test_seeds_come_in_the_order_of_trust() -> None:
-    proposals = seeds(SCORES, ALLOWED, 30, Draws(1, "seeds"))
+    proposals = seeds(SCORES, ALLOWED, 30, BITS, Draws(1, "seeds"))
     assert next(iter(proposals)) == "curvature"
     for name, scores in SCORES.items():
         assert torch.equal(proposals[name], top(scores, ALLOWED, 30))
@@ -117,12 +127,13 @@ def test_the_winner_is_never_worse_than_the_first_proposal(bias: float) -> None:
     def breed(parents: list[Tensor], number: int) -> Tensor:
         return mutate(parents[0], SCORES["wanda"], ALLOWED, 30, Draws(1, "child", number))
 
-    winner = evolve([first, *others], breed, assess, 2, 3, 2)
+    proposals = {"first": first, "obs": others[0], "fisher": others[1]}
+    winner, _ = evolve(proposals, breed, assess, 2, 3, 2)
     assert winner.fitness <= distance(first)
 
 
 def test_evolution_gets_better_over_generations() -> None:
-    start = [top(SCORES["obs"], ALLOWED, 30)]
+    start = top(SCORES["obs"], ALLOWED, 30)
 
     def assess(keep: Tensor, on_all: bool) -> Individual:
         return individual(keep, distance(keep))
@@ -131,8 +142,10 @@ def test_evolution_gets_better_over_generations() -> None:
         draws = Draws(2, "child", number)
         return mutate(parents[0], torch.zeros(12, 10), ALLOWED, 30, draws)
 
-    before = distance(start[0])
-    fitness = [evolve(start, breed, assess, count, 8, 2).fitness for count in (0, 4, 16)]
+    before = distance(start)
+    fitness = [
+        evolve({"obs": start}, breed, assess, count, 8, 2)[0].fitness for count in (0, 4, 16)
+    ]
     assert fitness[0] == before
     assert fitness[2] < fitness[1] < before
 
@@ -146,8 +159,63 @@ def test_twins_are_assessed_on_all_samples_once() -> None:
             finals.append(keep)
         return individual(keep, distance(keep))
 
-    evolve([keep, keep.clone(), keep.clone()], lambda parents, number: keep, assess, 3, 2, 2)
+    twins = {"one": keep, "two": keep.clone(), "three": keep.clone()}
+    evolve(twins, lambda parents, number: keep, assess, 3, 2, 2)
     assert len(finals) == 1
+
+
+def test_the_ranking_is_that_of_the_race() -> None:
+    proposals = {name: top(SCORES[name], ALLOWED, 30) for name in ("wanda", "obs", "fisher")}
+    order = {"obs": 0.0, "wanda": 1.0, "fisher": 2.0}
+
+    def assess(keep: Tensor, on_all: bool) -> Individual:
+        (name,) = [name for name, other in proposals.items() if torch.equal(keep, other)]
+        return individual(keep, -order[name] if on_all else order[name])
+
+    _, ranking = evolve(proposals, lambda parents, number: parents[0], assess, 0, 0, 3)
+    assert ranking == ["obs", "wanda", "fisher"]
+
+
+# What pays
+
+
+def invited(credit: dict[str, float], count: int, label: int = 0) -> list[str]:
+    proposals = dict.fromkeys("abcdef", ALLOWED)
+    return list(invite(proposals, credit, count, Draws(1, "invite", label)))
+
+
+def test_the_trusted_one_and_those_that_have_paid_are_invited() -> None:
+    for label in range(5):
+        assert invited({"e": 2.0, "c": 1.0}, 4, label)[:3] == ["a", "e", "c"]
+
+
+def test_chance_invites_the_others_in_turn() -> None:
+    last = {invited({"e": 2.0, "c": 1.0}, 4, label)[-1] for label in range(60)}
+    assert last == {"b", "d", "f"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 9])
+def test_nobody_is_invited_twice(count: int) -> None:
+    names = invited({"f": 1.0}, count)
+    assert len(set(names)) == len(names) == min(count, 6)
+    assert names[0] == "a"
+
+
+def test_credit_is_earned_by_the_first_two_and_fades() -> None:
+    credit: dict[str, float] = {}
+    reward(credit, ["a", "b", "c"])
+    assert credit == {"a": 1.0, "b": 0.5}
+    reward(credit, ["c"])
+    assert credit["c"] == 1.0
+    assert 0.9 < credit["a"] < 1.0
+
+
+def test_rated_proposals_empty_what_is_dear() -> None:
+    bits = torch.ones(12, 10)
+    bits[:, :5] = 40.0
+    flat = {name: torch.zeros(12, 10) for name in SCORES}
+    rated = seeds(flat, ALLOWED, 20, bits, Draws(1, "seeds"))["rated"]
+    assert not rated[:, :5].any()
 
 
 # Allocation

@@ -153,15 +153,17 @@ def test_sensitivities_are_squared_gradients_sample_by_sample(
     search = evolution(graph)
     squares = {layer.weight: torch.zeros(layer.rows) for layer in search.layers}
     power = dict.fromkeys(squares, 0.0)
-    for batch in search.race:
-        (images,) = search.scout.batches[batch]
-        noise = torch.from_numpy(Draws(0, "labels", 0, batch).uniform(len(images))).float()
+    for batch in search.sense:
+        (images,) = search.student.batches[batch]
+        classes = search.student.outputs(search.teacher)[batch][0].shape[1]
+        signs = torch.from_numpy(Draws(0, "signs", 0, batch).signs(len(images) * classes))
+        signs = signs.reshape(len(images), classes)
         for sample in range(len(images)):
             live = {name: search.teacher[name].clone().requires_grad_() for name in squares}
             alone = Student(search.graph, [images[sample : sample + 1]], 1)
             (scores,) = alone.outputs({**search.teacher, **live})[0]
             divergence = Divergence([[scores.detach()]])
-            loss = divergence.pseudo_loss([scores], 0, noise[sample : sample + 1])
+            loss = divergence.pseudo_loss([scores], [signs[sample : sample + 1]])
             gradients = torch.autograd.grad(loss, list(live.values()))
             for name, gradient in zip(live, gradients, strict=True):
                 squares[name] += gradient.flatten(1).square().sum(1)

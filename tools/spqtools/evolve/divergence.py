@@ -67,34 +67,31 @@ class Divergence:
             parts.append((target.exp() * log_ratio).sum(-1).mean())
         return torch.stack(parts).sum()
 
-    def pseudo_loss(self, student: list[Tensor], batch: int, noise: Tensor) -> Tensor:
+    def pseudo_loss(self, student: Sequence[Tensor], signs: Sequence[Tensor]) -> Tensor:
         """Return a scalar whose squared gradients average to the Gauss-Newton diagonal.
 
-        For classifiers, the negative log-likelihood of labels drawn from the teacher (Fisher
-        information; Martens, arXiv 1412.1193); for others, a random projection of the output.
+        Its gradient at the outputs is a random combination of the columns of a root of the
+        divergence's curvature there, which for a classifier is Fisher's information (Martens,
+        arXiv 1412.1193). Labels drawn from the classes would give the same on average, but from a
+        teacher that is sure of itself hardly one label in a hundred tells anything.
 
         Parameters
         ----------
-        student : list of Tensor
-            Outputs of one batch.
-        batch : int
-            Number of the batch.
-        noise : Tensor of float32, shape (samples,)
-            Uniform numbers in [0, 1) that choose the labels or signs.
+        student : sequence of Tensor
+            Outputs.
+        signs : sequence of Tensor of float32
+            As many random ones of plus and minus one.
         """
         parts = []
-        for index, teacher in enumerate(self._teacher[batch]):
-            output, kind = student[index].float(), self._kinds[index]
+        for output, sign, kind, scale in zip(
+            student, signs, self._kinds, self._scales, strict=True
+        ):
             if kind == "squared":
-                flat = output.reshape(output.shape[0], -1)
-                places = torch.arange(flat.shape[1], dtype=torch.float32)
-                signs = torch.sign(torch.sin(1e4 * (noise[:, None] + 0.618034 * places)) + 1e-9)
-                scale = (2.0 / (self._scales[index] * flat.shape[1])) ** 0.5
-                parts.append((flat * signs).sum() * scale)
+                root = (2.0 * output.shape[0] / (scale * output.numel())) ** 0.5
+                parts.append((output.float() * sign).sum() * root)
                 continue
-            cumulative = _log_distribution(teacher.float(), kind).exp().cumsum(-1)
-            labels = (cumulative < noise[:, None]).sum(-1).clamp_max(output.shape[1] - 1)
-            parts.append(F.nll_loss(_log_distribution(output, kind), labels, reduction="sum"))
+            logarithms = _log_distribution(output.float(), kind)
+            parts.append((logarithms * (logarithms.detach() / 2).exp() * sign).sum())
         return torch.stack(parts).sum()
 
     def predictions(self, outputs: Sequence[list[Tensor]]) -> Tensor | None:

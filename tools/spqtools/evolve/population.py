@@ -1,6 +1,6 @@
 """Zero-sets of a layer: where proposals come from, and how sets recombine and mutate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ _MUTATION = 0.4
 _FRESH = 1.0
 # Head start of the parents' weights in a child, in the same units.
 _HERITAGE = 0.7
+# What stays of a proposal's credit from one layer to the next.
+_FADING = 0.95
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Individual:
     tensors : dict of str to Tensor
         Weight and bias of the layer in their own shapes, by name.
     fitness : float
-        Divergence of the student from the teacher; less is better.
+        Divergence of the student from the teacher and what the set's bits are worth; less is
+        better.
     """
 
     keep: Tensor
@@ -84,18 +87,55 @@ def top(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
 
 
 def seeds(
-    scores: Mapping[str, Tensor], allowed: Tensor, count: int, draws: Draws
+    scores: Mapping[str, Tensor], allowed: Tensor, count: int, bits: Tensor, draws: Draws
 ) -> dict[str, Tensor]:
-    """Return the first generation: each criterion's set, a blend, and random ones.
+    """Return proposals: each criterion's set, combinations of them, and random ones.
 
-    The order is that of trust: a short generation takes the first ones.
+    The order is that of trust. `bits` are what a survivor takes at each place: ``rated`` is what is
+    worth most for its bits.
     """
     proposals = {name: scores[name] for name in ("curvature", "obs", "fisher", "wanda")}
     proposals["blend"] = (scores["curvature"] + scores["fisher"]) / 2
+    proposals["rated"] = scores["curvature"] - bits.log()
     proposals["magnitude"] = scores["magnitude"]
     proposals["shaken"] = scores["curvature"] + _FRESH * _noise(allowed, draws)
     proposals["random"] = _noise(allowed, draws)
     return {name: top(proposal, allowed, count) for name, proposal in proposals.items()}
+
+
+def invite(
+    proposals: Mapping[str, Tensor], credit: Mapping[str, float], count: int, draws: Draws
+) -> dict[str, Tensor]:
+    """Return the proposals that begin a population: those that have paid most so far.
+
+    The most trusted is always among them, and the last place goes to one by chance, so that none
+    is forgotten for good.
+
+    Parameters
+    ----------
+    proposals : mapping of str to Tensor of bool
+        Zero-sets in the order of trust.
+    credit : mapping of str to float
+        What each has earned; see `reward`.
+    count : int
+        How many are wanted.
+    draws : Draws
+        Chance.
+    """
+    trusted, *others = proposals
+    others.sort(key=lambda name: -credit.get(name, 0.0))
+    if 1 < count <= len(others):
+        place = count - 2 + draws.below(len(others) - count + 2)
+        others[count - 2], others[place] = others[place], others[count - 2]
+    return {name: proposals[name] for name in [trusted, *others[: count - 1]]}
+
+
+def reward(credit: dict[str, float], ranking: Sequence[str]) -> None:
+    """Let the first two of a population's proposals earn credit; old credit fades."""
+    for name in credit:
+        credit[name] *= _FADING
+    for name, earned in zip(ranking, (1.0, 0.5), strict=False):
+        credit[name] = credit.get(name, 0.0) + earned
 
 
 def recombine(
@@ -115,13 +155,13 @@ def mutate(parent: Tensor, scores: Tensor, allowed: Tensor, count: int, draws: D
 
 
 def evolve(
-    first_generation: list[Tensor],
+    first_generation: Mapping[str, Tensor],
     breed: Callable[[list[Tensor], int], Tensor],
     assess: Callable[[Tensor, bool], Individual],
     generations: int,
     children: int,
     finalists: int,
-) -> Individual:
+) -> tuple[Individual, list[str]]:
     """Run generations of assessment, selection and breeding, and return the fittest zero-set.
 
     Racing: everybody is assessed on a few samples, the finalists on all. The first proposal is
@@ -129,16 +169,23 @@ def evolve(
 
     Parameters
     ----------
-    first_generation : list of Tensor of bool
-        Zero-sets to begin with, the most trusted first.
+    first_generation : mapping of str to Tensor of bool
+        Zero-sets to begin with by the name of their proposal, the most trusted first.
     breed : callable
         ``breed(parents, number)`` returns a child of the fittest.
     assess : callable
         ``assess(keep, on_all)`` returns an individual.
     generations, children, finalists : int
         Generations after the first, children in each, and individuals that meet all samples.
+
+    Returns
+    -------
+    tuple of Individual and list of str
+        The fittest, and the names of the first generation from the fittest to the least fit.
     """
-    population = _unique([assess(keep, False) for keep in first_generation])
+    raced = {name: assess(keep, False) for name, keep in first_generation.items()}
+    ranking = sorted(raced, key=lambda name: raced[name].fitness)
+    population = _unique([*raced.values()])
     trusted = population[0].keep
     for generation in range(generations):
         population.sort(key=lambda individual: individual.fitness)
@@ -152,7 +199,8 @@ def evolve(
     final = [individual.keep for individual in population[:finalists]]
     if not any(torch.equal(keep, trusted) for keep in final):
         final.append(trusted)
-    return min((assess(keep, True) for keep in final), key=lambda individual: individual.fitness)
+    finals = [assess(keep, True) for keep in final]
+    return min(finals, key=lambda individual: individual.fitness), ranking
 
 
 def _unique(individuals: list[Individual]) -> list[Individual]:

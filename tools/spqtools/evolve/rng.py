@@ -31,6 +31,10 @@ class Draws:
         words = self._words.random_raw(count)
         return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
+    def signs(self, count: int) -> NDArray[np.float32]:
+        """Return numbers of 1 and -1, shape (count,)."""
+        return np.where(self.uniform(count) < 0.5, np.float32(-1), np.float32(1))
+
     def normal(self, count: int) -> NDArray[np.float64]:
         """Return standard normal numbers, shape (count,), by the Box-Muller transform."""
         radius = np.sqrt(-2.0 * np.log1p(-self.uniform(count)))

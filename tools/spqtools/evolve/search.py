@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import exp
+from math import exp, prod
 from typing import Any
 
 import torch
@@ -12,7 +12,18 @@ from spqtools.evolve.allocation import allocate
 from spqtools.evolve.compensation import RACING_STEPS, STEPS, compensate
 from spqtools.evolve.divergence import Divergence
 from spqtools.evolve.moments import Moments, measure_moments
-from spqtools.evolve.population import Individual, criteria, evolve, mutate, recombine, seeds, top
+from spqtools.evolve.population import (
+    Individual,
+    criteria,
+    evolve,
+    invite,
+    mutate,
+    recombine,
+    reward,
+    seeds,
+    top,
+)
+from spqtools.evolve.rate import mask_bits, survivor_bits
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.student import Layer, Stop, Student
 
@@ -21,6 +32,8 @@ _TILT_STEP = 0.35
 # What a zero saves: the survivor's place in the mask and its level, in bits. The files of
 # tests/bench/RESULTS.md have 7 to 8 bits for each survivor, tables and biases among them.
 _BITS_PER_SURVIVOR = 6.5
+# What a survivor's level is foreseen to take.
+_LEVEL_BITS = 3.0
 # A set of zeros costs more than its members one by one. Of 1/2 to 8, 4 to 8 gave LeNet-300-100 the
 # least divergence at 45x and at 65x.
 _SET_SURCHARGE = 6.0
@@ -30,9 +43,13 @@ _GOES_ON = 0.9
 # allocator keeps. ResNet-20 runs twice as fast in batches of 64 as in one of 1,024.
 _BATCH_ELEMENTS = 1 << 20
 _LARGEST_BATCH = 1024
-# Multiplications of a whole forward pass on which candidates race, and on which finalists meet.
+# Multiplications of a whole forward pass on which candidates race, on which finalists meet, and
+# from which sensitivities are learnt. A good teacher is sure of nearly all calibration inputs, so
+# that few tell what an error costs: ResNet-20 at 13x had twice the divergence with 192 images that
+# it has with 1,536.
 _RACE_PRODUCTS = 10**10
 _FINAL_PRODUCTS = 4 * 10**10
+_SENSE_PRODUCTS = 10**11
 # A layer that keeps more than this share of its weights has no choice worth a population.
 _HARDLY_CHANGED = 0.985
 
@@ -89,12 +106,15 @@ class Sparse:
         What evolution has added to each layer's log-scores.
     price : float
         Divergence that each of the next zeros is estimated to cost.
+    credit : dict of str to float
+        What each kind of proposal has earned.
     """
 
     tensors: dict[str, Tensor]
     keep: dict[str, Tensor]
     tilt: dict[str, float]
     price: float = 0.0
+    credit: dict[str, float] = field(default_factory=dict)
 
     @property
     def density(self) -> float:
@@ -151,6 +171,7 @@ class Evolution:
         # Whole batches, so that the search's divergence knows the teacher's outputs on them.
         count, per_batch = len(self.student.batches), max(products * batch_size, 1)
         self.final = range(min(max(_FINAL_PRODUCTS // per_batch, 1), count))
+        self.sense = range(min(max(_SENSE_PRODUCTS // per_batch, 1), count))
         self.race = range(min(max(_RACE_PRODUCTS // per_batch, 1), max(count // 3, 1)))
         scouted = len(self.race) * batch_size
         self.scout = Student(self.graph, [tensor[:scouted] for tensor in search], batch_size)
@@ -175,7 +196,7 @@ class Evolution:
             return self.held_out_divergence(outputs, range(len(outputs)))
 
     def sensitivities(self, tensors: Mapping[str, Tensor], label: int) -> dict[str, Tensor]:
-        """Return what an error of each row costs, from gradients on the racing samples.
+        """Return what an error of each row costs, from gradients sample by sample.
 
         For each row the mean squared gradient of its weights, sample by sample, over the mean
         square of its inputs: then ``sensitivity * H`` has the trace of the row's Fisher
@@ -190,7 +211,7 @@ class Evolution:
         sources = {source: layer for layer in self.layers for source in layer.node.args[:1]}
         squares = {layer.weight: torch.zeros(layer.rows) for layer in self.layers}
         power = {layer.weight: torch.zeros(layer.rows) for layer in self.layers}
-        for batch in self.race:
+        for batch in self.sense:
             seen: dict[fx.Node, Tensor] = {}
 
             def watch(node: fx.Node, value: Any, seen: dict[fx.Node, Tensor] = seen) -> Any:
@@ -200,11 +221,15 @@ class Evolution:
                     seen[node] = value
                 return value
 
-            begin = self.scout.start(batch)
+            begin = self.student.start(batch)
             seen.update(begin)
-            result = self.scout.run(tensors, begin, on_layer=watch)
-            noise = Draws(self.seed, "labels", label, batch).uniform(result[0].shape[0])
-            loss = self.divergence.pseudo_loss(result, batch, torch.from_numpy(noise).float())
+            result = self.student.run(tensors, begin, on_layer=watch)
+            draws = Draws(self.seed, "signs", label, batch)
+            signs = [
+                torch.from_numpy(draws.signs(output.numel())).reshape(output.shape)
+                for output in result
+            ]
+            loss = self.divergence.pseudo_loss(result, signs)
             gradients: Sequence[Tensor | None] = torch.autograd.grad(
                 loss, [seen[node] for node in ends], allow_unused=True
             )
@@ -241,12 +266,13 @@ class Evolution:
         with torch.no_grad():
             tilt = self._evolve_tilt(state, scores, sensitivity, kept_total, number)
             goals, _ = allocate(scores, state.keep, tilt, kept_total)
+            credit = dict(state.credit)
 
             def choose(stop: Stop, moments: Moments) -> Individual:
-                return self._evolve_layer(stop, moments, state, sensitivity, goals, number)
+                return self._evolve_layer(stop, moments, state, sensitivity, goals, number, credit)
 
             tensors, keep = self._sweep(self.student, state, choose)
-        student = Sparse(tensors, keep, tilt)
+        student = Sparse(tensors, keep, tilt, credit=credit)
         return replace(student, price=self._price(student, number))
 
     def _price(self, state: Sparse, number: int) -> float:
@@ -366,8 +392,9 @@ class Evolution:
         sensitivity: Mapping[str, Tensor],
         goals: Mapping[str, int],
         number: int,
+        credit: dict[str, float],
     ) -> Individual:
-        """Evolve the zero-set of one layer."""
+        """Evolve the zero-set of one layer; its proposals earn credit."""
         name = stop.layer.weight
         allowed, count = state.keep[name], goals[name]
         weight, _ = _matrix(stop.layer, stop.weights)
@@ -376,9 +403,12 @@ class Evolution:
             keep = top(scores["curvature"], allowed, count)
             return self._settle(stop, moments, keep, STEPS)
         draws = Draws(self.seed, "layer", number, name)
-        proposals = list(seeds(scores, allowed, count, draws).values())
+        unit = prod(stop.layer.kernel)
+        bits = survivor_bits(allowed, unit, _LEVEL_BITS)
+        proposals = seeds(scores, allowed, count, bits, draws)
+        invited = invite(proposals, credit, self.effort.proposals, draws)
         if self.effort.generations == 0 and self.effort.proposals == 1:
-            return self._settle(stop, moments, proposals[0], STEPS)
+            return self._settle(stop, moments, invited["curvature"], STEPS)
         blend = (scores["curvature"] + scores["fisher"]) / 2
 
         def assess(keep: Tensor, on_all: bool) -> Individual:
@@ -386,6 +416,7 @@ class Evolution:
             batches = self.final if on_all else self.race
             self.evaluations += 1
             fitness = self.divergence(stop.finish(settled.tensors, batches), batches)
+            fitness += state.slope * mask_bits(keep, unit)
             return Individual(keep, settled.tensors, fitness)
 
         def breed(parents: list[Tensor], child: int) -> Tensor:
@@ -397,9 +428,9 @@ class Evolution:
             return recombine(first, second, guide, allowed, count, draws)
 
         effort = self.effort
-        return evolve(
-            proposals[: effort.proposals], breed, assess, effort.generations, effort.children, 2
-        )
+        fittest, ranking = evolve(invited, breed, assess, effort.generations, effort.children, 2)
+        reward(credit, ranking)
+        return fittest
 
     def _settle(self, stop: Stop, moments: Moments, keep: Tensor, steps: int) -> Individual:
         """Zero what is not kept and compensate the survivors."""
