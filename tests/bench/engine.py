@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spq import torch_program
 from spqtools.evolve.search import EFFORTS, Evolution
-from tests.bench import lenets, resnets
+from tests.bench import networks, resnets
 
 _DENSITY = 0.6
 _PASSES = 3
@@ -30,17 +29,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--networks", nargs="*", default=list(resnets.BUILDERS))
     arguments = parser.parse_args()
-    torch.set_num_threads(lenets.THREADS)
-    resnets.prepare(arguments.data)
-    calibration = torch.from_numpy(np.load(lenets.calibration_path(resnets.DATA_SET))["x"])  # noqa: TID251
+    networks.prepare(arguments.data, [resnets.DATA_SET])
     print(f"| {_HEADS} |\n|{' --- |' * len(_HEADS.split('|'))}", flush=True)
     for name in arguments.networks:
-        network = resnets.BUILDERS[name]()
-        state = torch.load(lenets.model_path(name, resnets.DATA_SET), weights_only=True)
-        network.load_state_dict(state)
-        graph = torch_program.capture(network.eval(), (calibration[:2],)).module()
-        assert isinstance(graph, torch.fx.GraphModule)
-        evolution = Evolution(graph, [calibration], 0, EFFORTS["default"])
+        evolution = networks.evolution(name, resnets.DATA_SET, EFFORTS["default"])
         passes = [_full_pass(evolution) for _ in range(_PASSES)]
         started = time.perf_counter()
         evolution.cycle(evolution.start(), _DENSITY, 0)

@@ -15,21 +15,16 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 import spq
-from spq import torch_program
 from spqtools.evolve.moments import Moments
 from spqtools.evolve.search import EFFORTS, Evolution, Sparse
 from spqtools.evolve.student import Layer
-from spqtools.goal import Trial, next_density
 from spqtools.levels import METHODS
 from spqtools.quantise import quantise_layer
-from tests.bench import lenets
+from tests.bench import lenets, networks
 
-EFFORT = EFFORTS["fast"]
 SPARSITY = 0.9
 DEFAULT = "chosen per layer"
 _HEADS = "network | bits | method | bytes | divergence | above the hull"
@@ -46,12 +41,11 @@ def main() -> None:
     parser.add_argument("--data-set", default="mnist", choices=lenets.DATA_SETS)
     parser.add_argument("--bits", nargs="*", type=int, default=(2, 3, 4))
     arguments = parser.parse_args()
-    torch.set_num_threads(lenets.THREADS)
-    lenets.prepare(arguments.data)
+    networks.prepare(arguments.data, [arguments.data_set])
     print(f"| {_HEADS} |\n|{' --- |' * len(_HEADS.split('|'))}", flush=True)
     for network in arguments.networks:
-        evolution = _evolution(network, arguments.data_set)
-        student = _prune(evolution)
+        evolution = networks.evolution(network, arguments.data_set, EFFORTS["fast"])
+        (student,) = networks.students(evolution, [SPARSITY])
         rows = list(product(arguments.bits, [DEFAULT, *METHODS]))
         points = [_measure(evolution, student, bits, method) for bits, method in rows]
         for (bits, method), (size, divergence) in zip(rows, points, strict=True):
@@ -61,26 +55,6 @@ def main() -> None:
                 f"| {f'{excess:.1%}' if excess > 1e-9 else 'on it'} |",
                 flush=True,
             )
-
-
-def _evolution(network: str, data_set: str) -> Evolution:
-    """Return the search for a student of a trained network."""
-    module = lenets.RECIPES[network].build()
-    module.load_state_dict(torch.load(lenets.model_path(network, data_set), weights_only=True))
-    calibration = torch.from_numpy(np.load(lenets.calibration_path(data_set))["x"])  # noqa: TID251
-    graph = torch_program.capture(module, (calibration[:2],)).module()
-    assert isinstance(graph, torch.fx.GraphModule)
-    return Evolution(graph, [calibration], 0, EFFORT)
-
-
-def _prune(evolution: Evolution) -> Sparse:
-    """Return a sparse student."""
-    student = evolution.start()
-    trials: list[Trial] = []
-    while (density := next_density(trials, SPARSITY, EFFORT)) is not None:
-        student = evolution.cycle(student, density, len(trials))
-        trials.append(Trial(density, beyond=False))
-    return student
 
 
 def _measure(evolution: Evolution, student: Sparse, bits: int, method: str) -> Point:
@@ -101,10 +75,7 @@ def _measure(evolution: Evolution, student: Sparse, bits: int, method: str) -> P
             (1 << bits) - 1,
             methods=None if method == DEFAULT else (method,),
         )
-        named = {layer.weight: levelled.reshape(student.tensors[layer.weight].shape)}
-        if layer.bias is not None and fitted is not None:
-            named[layer.bias] = fitted
-        return named
+        return networks.by_name(evolution, layer, levelled, fitted)
 
     tensors = evolution.revise(student, revise)
     state = {name: tensor.numpy() for name, tensor in tensors.items()}

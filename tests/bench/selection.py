@@ -2,120 +2,125 @@
 
     python -m tests.bench.selection --data FOLDER
 
-At each total sparsity, every method chooses its zeros from the same calibration images, once
-without and once with the same closed-form compensation. Nothing is quantised. Divergence is that
-from the teacher on the quarter of the calibration images that no method has seen, accuracy that on
-all 10,000 test images.
+At each total sparsity, every method chooses its zeros from the same calibration images, with the
+same closed-form compensation of the survivors. Nothing is quantised. Criteria score the teacher's
+weights once; "per layer" zeroes the same share of every layer, "global" the lowest scores of all.
+SparseGPT (arXiv 2301.00774) scores a layer by optimal brain surgeon when the layers before it have
+their zeros already; here it has the compensation of the others in the place of its own.
+
+Divergence is that from the teacher on the quarter of the calibration images that no method has
+seen, accuracy that on all 10,000 test images.
 """
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from spq import torch_program
 from spqtools.evolve.allocation import allocate
+from spqtools.evolve.compensation import compensate
+from spqtools.evolve.moments import Moments, inverse_diagonal
 from spqtools.evolve.population import top
-from spqtools.evolve.search import EFFORTS, Evolution, Sparse
-from spqtools.evolve.student import Student
-from spqtools.goal import Trial, next_density
-from tests.bench import lenets
+from spqtools.evolve.search import EFFORTS, Evolution
+from spqtools.evolve.student import Layer, Student
+from tests.bench import lenets, networks
 
 SPARSITIES = (0.8, 0.9, 0.95)
 CRITERIA = {
     "magnitude, per layer": ("magnitude", False),
     "magnitude, global": ("magnitude", True),
+    "Wanda, per layer": ("wanda", False),
+    "diagonal Fisher, global": ("fisher", True),
     "second order (OBS), global": ("curvature", True),
 }
-_HEADS = (
-    "network | data | zeros | method | divergence | accuracy "
-    "| compensated: divergence | accuracy | evaluations"
-)
+_HEADS = "network | data | zeros | method | divergence | accuracy | evaluations"
 
 
 def main() -> None:
-    """Prune both networks on both data sets by every method and print a table."""
+    """Prune every network by every method and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with mnist, fashion-mnist")
-    parser.add_argument("--networks", nargs="*", default=list(lenets.RECIPES))
-    parser.add_argument("--data-sets", nargs="*", default=list(lenets.DATA_SETS))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--networks", nargs="*", default=list(networks.BUILDERS))
+    parser.add_argument("--data-sets", nargs="*", default=list(networks.DATA_SETS))
     parser.add_argument("--sparsities", nargs="*", type=float, default=SPARSITIES)
     arguments = parser.parse_args()
-    torch.set_num_threads(lenets.THREADS)
-    lenets.prepare(arguments.data)
+    networks.prepare(arguments.data, arguments.data_sets)
     print(f"| {_HEADS} |\n|{' --- |' * len(_HEADS.split('|'))}", flush=True)
     for data_set in arguments.data_sets:
         for network in arguments.networks:
-            _compare(network, data_set, arguments.data, arguments.sparsities)
+            if networks.fits(network, data_set):
+                _compare(network, data_set, arguments.data, sorted(arguments.sparsities))
 
 
-def _compare(network: str, data_set: str, data: Path, sparsities: list[float]) -> None:
+def _compare(network: str, data_set: str, data: Path, sparsities: Sequence[float]) -> None:
     """Print the rows of one network."""
-    module = lenets.RECIPES[network].build()
-    module.load_state_dict(torch.load(lenets.model_path(network, data_set), weights_only=True))
-    calibration = torch.from_numpy(np.load(lenets.calibration_path(data_set))["x"])  # noqa: TID251
-    graph = torch_program.capture(module, (calibration[:2],)).module()
-    assert isinstance(graph, torch.fx.GraphModule)
-    images, labels = lenets.read_part(data / data_set, "t10k")
-    test = Student(graph, [images], 1000)
-    plain, compensated = (
-        Evolution(graph, [calibration], 0, EFFORTS["default"], compensation=compensation)
-        for compensation in (False, True)
-    )
+    evolution = networks.evolution(network, data_set, EFFORTS["default"])
+    images, labels = networks.read_test(data, data_set)
+    test = Student(evolution.graph, [images], networks.BATCH_SAMPLES)
 
-    def measured(evolution: Evolution, tensors: Mapping[str, Tensor]) -> str:
+    def show(sparsity: float, method: str, tensors: Mapping[str, Tensor], evaluations: int) -> None:
         with torch.no_grad():
             outputs = torch.cat([batch[0] for batch in test.outputs(tensors)])
-        accuracy = lenets.accuracy(outputs.numpy(), labels)
-        return f"{evolution.measure(tensors):.4f} | {accuracy:.2f}"
+        print(
+            f"| {network} | {data_set} | {sparsity:.0%} | {method} "
+            f"| {evolution.measure(tensors):.4f} | {lenets.accuracy(outputs.numpy(), labels):.2f} "
+            f"| {evaluations} |",
+            flush=True,
+        )
 
-    students = {False: plain.start(), True: compensated.start()}
-    trials: list[Trial] = []
-    sensitivity = plain.sensitivities(plain.teacher, 0)
-    scores = plain.scores(plain.start(), sensitivity)
+    scores = evolution.scores(evolution.start(), evolution.sensitivities(evolution.teacher, 0))
+    evolved = networks.students(evolution, sparsities)
     for sparsity in sparsities:
-        rows = {
-            method: [
-                measured(evolution, _one_shot(evolution, scores[criterion], sparsity, pooled))
-                for evolution in (plain, compensated)
-            ]
-            for method, (criterion, pooled) in CRITERIA.items()
-        }
-        while (density := next_density(trials, sparsity, EFFORTS["default"])) is not None:
-            for evolution in (plain, compensated):
-                before = students[evolution.compensation]
-                students[evolution.compensation] = evolution.cycle(before, density, len(trials))
-            trials.append(Trial(density, beyond=False))
-        rows["Directed Evolution"] = [
-            measured(evolution, students[evolution.compensation].tensors)
-            for evolution in (plain, compensated)
-        ]
-        for method, (bare, mended) in rows.items():
-            evaluations = compensated.evaluations if method == "Directed Evolution" else 0
-            print(
-                f"| {network} | {data_set} | {sparsity:.0%} | {method} | {bare} | {mended} "
-                f"| {evaluations} |",
-                flush=True,
-            )
+        for method, tensors in _rivals(evolution, scores, sparsity):
+            show(sparsity, method, tensors, 0)
+        student = next(evolved)
+        show(sparsity, "Directed Evolution", student.tensors, evolution.evaluations)
 
 
-def _one_shot(
+def _rivals(
+    evolution: Evolution, scores: Mapping[str, Mapping[str, Tensor]], sparsity: float
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the other methods and the tensors of their students."""
+    for method, (criterion, pooled) in CRITERIA.items():
+        yield method, _at_once(evolution, scores[criterion], sparsity, pooled)
+    yield "SparseGPT-like, per layer", _layer_after_layer(evolution, sparsity)
+
+
+def _at_once(
     evolution: Evolution, scores: Mapping[str, Tensor], sparsity: float, pooled: bool
 ) -> dict[str, Tensor]:
     """Zero the lowest scores at once, over all layers together or in each alike."""
-    state: Sparse = evolution.start()
-    sizes = {name: mask.numel() for name, mask in state.keep.items()}
+    state = evolution.start()
+    counts = {name: _kept(mask.numel(), sparsity) for name, mask in state.keep.items()}
     if pooled:
-        total = round((1 - sparsity) * sum(sizes.values()))
+        total = _kept(sum(mask.numel() for mask in state.keep.values()), sparsity)
         counts, _ = allocate(scores, state.keep, state.tilt, total)
-    else:
-        counts = {name: round((1 - sparsity) * size) for name, size in sizes.items()}
     keep = {name: top(scores[name], state.keep[name], counts[name]) for name in counts}
-    return evolution.prune(replace(state, keep=keep), keep)
+    return evolution.prune(state, keep)
+
+
+def _layer_after_layer(evolution: Evolution, sparsity: float) -> dict[str, Tensor]:
+    """Zero the lowest scores in each layer alike, scored when the layers before have their zeros.
+
+    The weights that are scored have made up for those zeros.
+    """
+    state = evolution.start()
+
+    def revise(
+        layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
+    ) -> dict[str, Tensor]:
+        scores = weight.square() / inverse_diagonal(layer, moments)
+        keep = top(scores, state.keep[layer.weight], _kept(weight.numel(), sparsity))
+        settled = compensate(layer, moments, keep, weight, bias)
+        return networks.by_name(evolution, layer, *settled)
+
+    return evolution.revise(state, revise)
+
+
+def _kept(weights: int, sparsity: float) -> int:
+    return round((1 - sparsity) * weights)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from spqformat import Reason, SpqError
+from spqtools.allocator import keep_freed_memory
 from spqtools.calibration import Calibration
 from spqtools.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
 from spqtools.deadline import Deadline, TimeUp
@@ -124,6 +125,7 @@ def compress(
         `unsupported_model` when it has no layer to compress, `goal_not_reached`,
         `bad_checkpoint`.
     """
+    keep_freed_memory()
     with _fixed_threads():
         evolution = _start(graph, calibration, options)
         deadline = deadline or Deadline()
