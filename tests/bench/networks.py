@@ -59,7 +59,9 @@ def answers(network: Callable[[Tensor], Tensor], images: Tensor) -> NDArray[np.f
     return said
 
 
-def pack(network: str, data_set: str, output: Path, options: Options) -> Report:
+def pack(
+    network: str, data_set: str, output: Path, options: Options, recovery: str | None = None
+) -> Report:
     """Pack a trained network as `spq pack` does."""
     source = resnets if data_set == resnets.DATA_SET else lenets
     request = PackRequest(
@@ -68,6 +70,7 @@ def pack(network: str, data_set: str, output: Path, options: Options) -> Report:
         options=options,
         arch=f"{source.__file__}:{network}",
         calibration=lenets.calibration_path(data_set),
+        recovery=recovery,
     )
     return run_pack(request, Progress())
 

@@ -8,7 +8,7 @@ import pytest
 
 from spqtools.allocator import keep_freed_memory
 
-# Minor page faults of a process that takes and frees the same 64 MiB twenty times.
+# Minor page faults of a process that takes and frees the same 64 MiB twenty times, once it is warm.
 _FAULTS = """
 import resource, sys
 import torch
@@ -16,7 +16,8 @@ if sys.argv[1] == "kept":
     from spqtools.allocator import keep_freed_memory
     keep_freed_memory()
 torch.set_num_threads(1)
-torch.ones(1 << 24)
+for _ in range(10):
+    torch.ones(1 << 24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.ones(1 << 24)
