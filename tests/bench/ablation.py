@@ -36,7 +36,7 @@ from torch import Tensor
 
 import spq
 from spqformat import Reason, SpqError
-from spqtools import compress, quantise
+from spqtools import compress, placing, quantise
 from spqtools.evolve import search
 from spqtools.evolve.allocation import allocate
 from spqtools.goal import Options
@@ -114,7 +114,7 @@ def _patches(variant: str, effort: str) -> list[AbstractContextManager[Any]]:
         ]
     if variant == "without rate of levels":
         k_means = partial(quantise.quantise_layer, methods=("k-means",))
-        return [patch.object(compress, "quantise_layer", k_means)]
+        return [patch.object(placing, "quantise_layer", k_means)]
     if variant == "without rate of zeros":
         return [
             patch.object(search, "mask_bits", lambda mask, unit: 0.0),

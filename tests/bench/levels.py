@@ -15,14 +15,10 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from torch import Tensor
-
 import spq
-from spqtools.evolve.moments import Moments
 from spqtools.evolve.search import EFFORTS, Evolution, Sparse
-from spqtools.evolve.student import Layer
 from spqtools.levels import METHODS
-from spqtools.quantise import quantise_layer
+from spqtools.placing import place_levels
 from tests.bench import lenets, networks
 
 SPARSITY = 0.9
@@ -59,25 +55,8 @@ def main() -> None:
 
 def _measure(evolution: Evolution, student: Sparse, bits: int, method: str) -> Point:
     """Put a student on the levels of one method and measure it."""
-    sensitivity = evolution.sensitivities(student.tensors, -1)
-
-    def revise(
-        layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
-    ) -> dict[str, Tensor]:
-        levelled, fitted = quantise_layer(
-            layer,
-            moments,
-            student.keep[layer.weight],
-            weight,
-            bias,
-            sensitivity[layer.weight],
-            student.slope,
-            (1 << bits) - 1,
-            methods=None if method == DEFAULT else (method,),
-        )
-        return networks.by_name(evolution, layer, levelled, fitted)
-
-    tensors = evolution.revise(student, revise)
+    methods = None if method == DEFAULT else (method,)
+    tensors = place_levels(evolution, student, student.slope, (1 << bits) - 1, methods=methods)
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     return spq.save(state, io.BytesIO()), evolution.measure(tensors)
 

@@ -13,9 +13,7 @@ from spqtools.allocator import keep_freed_memory
 from spqtools.calibration import Calibration
 from spqtools.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
 from spqtools.deadline import Deadline, TimeUp
-from spqtools.evolve.moments import Moments
 from spqtools.evolve.search import EFFORTS, Evolution, Sparse
-from spqtools.evolve.student import Layer
 from spqtools.goal import (
     DEFAULT_MAX_DIVERGENCE,
     Goal,
@@ -26,10 +24,9 @@ from spqtools.goal import (
     planned_cycles,
 )
 from spqtools.landing import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, next_slope
-from spqtools.levels import round_to_step
 from spqtools.outcome import Compressed, FileBytes, State, no_such_file
+from spqtools.placing import place_levels, round_biases
 from spqtools.progress import Progress, Tick
-from spqtools.quantise import quantise_layer
 from spqtools.recover import recover
 
 
@@ -67,8 +64,6 @@ _SEARCHING = 0.5
 _LONG_DIVERGENCE = 1.234e-100
 # Prices, in units of the last student's own, that carry the frontier on beyond the goal.
 _ONWARDS = (2.0, 4.0, 8.0)
-_BIAS_STEPS = (16, 32, 64, 128)
-_BIAS_HARM = 1.01
 
 
 def compress(
@@ -298,7 +293,10 @@ class _Search:
             name: torch.zeros_like(tensor) if name in weights else tensor
             for name, tensor in self._evolution.teacher.items()
         }
-        if self._file_bytes(_as_state(self._round_biases(empty)), None, self._kind) > target:
+        if (
+            self._file_bytes(_as_state(round_biases(self._evolution, empty)), None, self._kind)
+            > target
+        ):
             raise no_such_file(target)
 
     def _judge(self, rung: _Rung, density: float) -> Trial:
@@ -370,7 +368,7 @@ class _Search:
     def _found(self, student: Sparse, slope: float) -> _Found:
         """Put a student on levels and measure it."""
         with self._deadline.timing("quantise"):
-            tensors = self._quantise(student, slope)
+            tensors = self._on_levels(student, slope)
             hits, before = self._hits(tensors), self._teacher_hits
             divergence = self._evolution.measure(tensors)
             point = Point(
@@ -406,44 +404,13 @@ class _Search:
         right = predictions == self._labels[-len(predictions) :]
         return 100.0 * float(right.double().mean())
 
-    def _quantise(self, student: Sparse, slope: float | None = None) -> dict[str, Tensor]:
-        """Put the survivors on levels, walking once through the network, then round the biases."""
-        evolution = self._evolution
-        sensitivity = evolution.sensitivities(student.tensors, -1)
-        max_levels = (1 << (self._options.bits or _AUTO_BITS)) - 1
-
-        def revise(
-            layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
-        ) -> dict[str, Tensor]:
-            levelled, fitted = quantise_layer(
-                layer,
-                moments,
-                student.keep[layer.weight],
-                weight,
-                bias,
-                sensitivity[layer.weight],
-                student.slope if slope is None else slope,
-                max_levels,
-                may_zero=self._options.sparsity is None,
-            )
-            named = {layer.weight: levelled.reshape(student.tensors[layer.weight].shape)}
-            if layer.bias is not None and fitted is not None:
-                named[layer.bias] = fitted
-            return named
-
-        return self._round_biases(evolution.revise(student, revise))
-
-    def _round_biases(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Round the layers' biases to the coarsest step that does no measurable harm."""
-        names = [layer.bias for layer in self._evolution.layers if layer.bias is not None]
-        exact = self._evolution.measure(tensors)
-        for steps in _BIAS_STEPS:
-            rounded = dict(tensors)
-            for name in names:
-                rounded[name] = torch.from_numpy(round_to_step(tensors[name].numpy(), steps))
-            if self._evolution.measure(rounded) <= exact * _BIAS_HARM + 1e-7:
-                return rounded
-        return tensors
+    def _on_levels(self, student: Sparse, slope: float) -> dict[str, Tensor]:
+        """Put the survivors on levels and round the biases."""
+        options = self._options
+        max_levels = (1 << (options.bits or _AUTO_BITS)) - 1
+        may_zero = options.sparsity is None
+        tensors = place_levels(self._evolution, student, slope, max_levels, may_zero=may_zero)
+        return round_biases(self._evolution, tensors)
 
 
 def _start(graph: fx.GraphModule, calibration: Calibration, options: Options) -> Evolution:

@@ -239,7 +239,8 @@ def _place_bits(mask: Tensor) -> Tensor:
     """Return what a non-zero weight costs more than a zero at each place of a mask, in bits.
 
     The coder's density classes are foreseen by the densities of row and column, whose odds
-    multiply.
+    multiply. Unlike in `rate`, lines are drawn to even odds: a layer that is still full has to get
+    its first zeros at all.
     """
     ones = mask.double()
     logit_row = _logit(ones.sum(1), mask.shape[1])
