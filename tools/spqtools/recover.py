@@ -37,6 +37,9 @@ _MOVING = 0.9
 _CHOICES = 80
 _PEAK_RATE = 3e-3
 _LOW_RATE = 3e-4
+# Share of the file that stays free when weights cease to move: biases and levels still do, and
+# take some bytes more or less.
+_ROOM = 0.01
 # Share of the budget that is aimed at, and how much less in each attempt to fit.
 _AIM = 0.995
 _LESS = 0.005
@@ -133,7 +136,7 @@ def recover(
                     pupil.place_levels(max_levels)
                     has_levels = True
                 if share >= _MOVING and not is_fixed:
-                    budget.fit()
+                    budget.fit(_ROOM)
                     is_fixed = True
                 elif share >= next_choice and not is_fixed:
                     budget.choose(share)
@@ -149,6 +152,10 @@ def recover(
                     best, least, waited = Recovered(found, divergence, plan.is_cut), rank, 0
             if share >= 1.0 or waited >= _PATIENCE:
                 break
+        if not budget.allows(best.tensors):
+            budget.fit(0.0)
+            found = pupil.tensors()
+            best = Recovered(found, lessons.examine(found), plan.is_cut)
     return best
 
 
@@ -248,9 +255,11 @@ class _Budget:
         # What the foresight says of the bits that weights really take.
         self._foreseen = 1.0
 
-    def allows(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Tell whether the file fits."""
-        return self._target is None or self._file_bytes(tensors) <= self._target
+    def allows(self, tensors: Mapping[str, Tensor], room: float = 0.0) -> bool:
+        """Tell whether the file fits and leaves a share of the size free."""
+        if self._target is None:
+            return True
+        return self._file_bytes(tensors) <= (1.0 - room) * self._target
 
     def choose(self, share: float) -> None:
         """Choose what is kept at this share of the training."""
@@ -264,14 +273,14 @@ class _Budget:
             goal = self._goal(_AIM)
         self._pupil.choose(goal)
 
-    def fit(self) -> None:
-        """Choose less and less until the file fits, with room for what still learns."""
+    def fit(self, room: float) -> None:
+        """Choose less and less until the file fits and leaves a share of the size free."""
         for attempt in range(_FITTINGS):
-            if self.allows(self._pupil.tensors()):
+            if self.allows(self._pupil.tensors(), room):
                 return
             assert self._target is not None
             self._compare()
-            self._pupil.choose(self._goal(_AIM - _LESS * attempt))
+            self._pupil.choose(self._goal(_AIM - room - _LESS * attempt))
 
     def _compare(self) -> None:
         taken = self._file_bytes(self._pupil.tensors()) - self._overhead
