@@ -27,6 +27,8 @@ EXAMPLES = (torch.zeros(3, 16),)
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A second thread has nothing to do in so small a network, but waits busily.
+    monkeypatch.setattr("spqtools.compress._THREADS", 1)
     monkeypatch.setattr(recover, "_LEAST_STEPS", 150)
     monkeypatch.setattr(recover, "_PRODUCTS", 1)
 

@@ -42,7 +42,7 @@ _LOW_RATE = 3e-4
 _ROOM = 0.01
 # Share of the budget that is aimed at, and how much less in each attempt to fit.
 _AIM = 0.995
-_LESS = 0.005
+_LESS = 0.001
 _FITTINGS = 20
 # Examinations without progress that end the training.
 _PATIENCE = 3
@@ -116,15 +116,27 @@ def recover(
     Returns
     -------
     Recovered
-        Of the students at the end of the last epochs, the best on the held-out samples among those
-        that fit; one that does not fit where none does. The same for equal arguments on one machine
-        and number of threads unless time has cut it.
+        Of the students since weights ceased to move, one for each epoch, the best on the held-out
+        samples among those that fit; one that does not fit where none does. The same for equal
+        arguments on one machine and number of threads unless time has cut it.
     """
     plan = _Plan(student, inputs[0].shape[0], seconds, clock)
     lessons = _Lessons(student, inputs, plan, seed)
     pupil = Pupil(student, sparse)
     budget = _Budget(pupil, target_bytes, file_bytes)
-    best, least, waited = Recovered({}, inf, False), (True, inf), 0
+    best = Recovered({}, inf, False)
+    least, waited = (True, inf), 0
+
+    def examine() -> None:
+        """Keep the present student if it is the best so far."""
+        nonlocal best, least, waited
+        found = pupil.tensors()
+        divergence = lessons.examine(found)
+        rank = not budget.allows(found), divergence
+        waited += 1
+        if not best.tensors or rank < least:
+            best, least, waited = Recovered(found, divergence, plan.is_cut), rank, 0
+
     share, next_choice, has_levels, is_fixed = 0.0, 1.0 / _CHOICES, False, False
     with progress.stage("recover", _TICKS) as tick:
         for epoch in range(plan.steps):
@@ -137,6 +149,7 @@ def recover(
                     has_levels = True
                 if share >= _MOVING and not is_fixed:
                     budget.fit(_ROOM)
+                    examine()
                     is_fixed = True
                 elif share >= next_choice and not is_fixed:
                     budget.choose(share)
@@ -144,18 +157,12 @@ def recover(
                 if share >= 1.0:
                     break
             if is_fixed:
-                found = pupil.tensors()
-                divergence = lessons.examine(found)
-                rank = not budget.allows(found), divergence
-                waited += 1
-                if not best.tensors or rank < least:
-                    best, least, waited = Recovered(found, divergence, plan.is_cut), rank, 0
+                examine()
             if share >= 1.0 or waited >= _PATIENCE:
                 break
-        if not budget.allows(best.tensors):
+        if least[0]:
             budget.fit(0.0)
-            found = pupil.tensors()
-            best = Recovered(found, lessons.examine(found), plan.is_cut)
+            examine()
     return best
 
 
@@ -280,7 +287,7 @@ class _Budget:
                 return
             assert self._target is not None
             self._compare()
-            self._pupil.choose(self._goal(_AIM - room - _LESS * attempt))
+            self._pupil.choose(self._goal(_AIM - room - _LESS * attempt**2))
 
     def _compare(self) -> None:
         taken = self._file_bytes(self._pupil.tensors()) - self._overhead
