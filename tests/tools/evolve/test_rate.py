@@ -92,3 +92,17 @@ def test_nothing_of_worth() -> None:
 def test_no_budget() -> None:
     keep, _ = choose_within({"w": candidates(torch.ones(4, 6))}, 0.0)
     assert not keep["w"].any()
+
+
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_a_full_mask_takes_next_to_nothing(zeros: int) -> None:
+    everything = torch.ones(500, 800, dtype=torch.bool)
+    everything.view(-1)[:zeros] = False
+    assert 0 <= Candidates(torch.ones(500, 800), everything, 0.0).bits < 32
+
+
+def test_worth_of_many_magnitudes_leaves_the_choice_fine() -> None:
+    exponents = torch.linspace(-30, 0, 400 * 500).reshape(400, 500)
+    keep, _ = choose_within({"w": candidates(10.0**exponents)}, 10_000.0)
+    bits = candidates(10.0**exponents, keep["w"]).bits
+    assert 9_000 < bits <= 10_000

@@ -117,12 +117,14 @@ def _odds(mask: Tensor, unit: int) -> Tensor:
     """Return the logarithm of each place's odds of a weight that is not zero, float32."""
     ones = mask.float()
     rows, columns = mask.shape
-    share = torch.tensor((float(ones.sum()) + _PSEUDO_COUNT) / (mask.numel() + 1.0))
+    # Odds rather than shares: a full line's share is so near to one that floats round it up to one.
+    zeros = mask.numel() + _PSEUDO_COUNT - float(ones.sum())
+    ratio = zeros / (mask.numel() + 1.0 - zeros)
 
-    def logit(counts: Tensor, total: int) -> Tensor:
-        # Drawn to the share of all, so that an empty line of an empty mask is no news.
-        return torch.logit((counts + _PSEUDO_COUNT) / (total + _PSEUDO_COUNT / share))
+    def log_odds(counts: Tensor, total: int) -> Tensor:
+        # Drawn to the odds of all, so that an empty line of an empty mask is no news.
+        return (counts + _PSEUDO_COUNT).log() - (total - counts + _PSEUDO_COUNT * ratio).log()
 
-    by_row = logit(ones.sum(1), columns)
-    by_unit = logit(ones.sum(0).reshape(-1, unit).sum(1), rows * unit)
-    return by_row[:, None] + by_unit.repeat_interleave(unit) - torch.logit(share)
+    by_row = log_odds(ones.sum(1), columns)
+    by_unit = log_odds(ones.sum(0).reshape(-1, unit).sum(1), rows * unit)
+    return by_row[:, None] + by_unit.repeat_interleave(unit) + log(ratio)
