@@ -71,9 +71,7 @@ def read_container(read: Read, available_bytes: int, limits: Limits) -> Containe
         read(metadata_offset, header.metadata_bytes), metadata_offset, header.metadata_bytes
     )
     program_offset = metadata_offset + header.metadata_bytes
-    programs = _read_programs(
-        read(program_offset, header.program_bytes), program_offset, limits.max_program_bytes
-    )
+    programs = _read_programs(read, program_offset, header.program_bytes, limits.max_program_bytes)
     return Container(
         file_bytes=header.file_bytes,
         decoded_bytes=header.decoded_bytes,
@@ -318,17 +316,24 @@ def _read_metadata(raw: bytes, offset: int, stored_bytes: int) -> dict[str, str]
     return metadata
 
 
-def _read_programs(raw: bytes, offset: int, max_program_bytes: int) -> Mapping[str, ProgramRecord]:
-    """Read the records of the program section; the programs themselves follow them (spec 4.2)."""
-    if not raw:
+def _read_programs(
+    read: Read, offset: int, section_bytes: int, max_program_bytes: int
+) -> Mapping[str, ProgramRecord]:
+    """Read the records of the program section, not the programs that follow them (spec 4.2)."""
+    if section_bytes == 0:
         return {}
-    if len(raw) < 4:
+    if section_bytes < 4:
         raise SpqError(
             Reason.BAD_PROGRAM, "the program section is too short", offset=offset, section="program"
         )
-    records_bytes = int.from_bytes(raw[:4], "little")
-    cursor = Cursor(raw[4:], "program", offset + 4, Reason.BAD_PROGRAM)
-    body = _checked_section(cursor.take(records_bytes), "program", offset + 4, Reason.BAD_PROGRAM)
+    cursor = Cursor(read(offset, 4), "program", offset, Reason.BAD_PROGRAM)
+    records_bytes = cursor.u32()
+    if records_bytes > section_bytes - 4:
+        raise cursor.refuse(
+            f"{records_bytes} bytes of records are announced where {section_bytes - 4} are left"
+        )
+    raw = read(offset + 4, records_bytes)
+    body = _checked_section(raw, "program", offset + 4, Reason.BAD_PROGRAM)
     records = Cursor(body, "program", offset + 4, Reason.BAD_PROGRAM)
     if not body:
         raise records.refuse("the program section has no program")
@@ -362,8 +367,8 @@ def _read_programs(raw: bytes, offset: int, max_program_bytes: int) -> Mapping[s
         programs[_utf8(kind, records)] = ProgramRecord(
             _utf8(kind, records), codec, decoded_bytes, part
         )
-    if part_offset != offset + len(raw):
-        raise cursor.refuse("the programs do not fill their section")
+    if part_offset != offset + section_bytes:
+        raise records.refuse("the programs do not fill their section")
     return programs
 
 

@@ -1,17 +1,26 @@
 """The open file: what is in it, and each tensor on request."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spq.source import FileLike, open_source
+from spq.floats import FLOATS
+from spq.read_ahead import Read, ReadAhead
+from spq.source import FileLike, Progress, open_source
 from spqformat import Limits, Reason, SpqError
+from spqformat.ids import DType
 from spqformat.model import TensorRecord
 from spqformat.reader import check_part, decode_program, read_container
+
+if TYPE_CHECKING:
+    from spq.decode import Wanted
+
+_FLOATS = {dtype.label: dtype for dtype in FLOATS}
 
 
 @dataclass(frozen=True)
@@ -49,10 +58,14 @@ class Archive:
 
     Parameters
     ----------
-    file : path-like, bytes-like or seekable binary file object
+    file : path-like, URL, bytes-like or seekable binary file object
         The file.
     limits : Limits
         What the reader is willing to spend.
+    mmap : bool
+        Whether a file on disk is mapped into memory.
+    progress : callable, optional
+        Hears of what has been fetched.
 
     Raises
     ------
@@ -67,15 +80,25 @@ class Archive:
     ...     weight = archive.get_tensor("fc1.weight")
     """
 
-    def __init__(self, file: FileLike, limits: Limits) -> None:
+    def __init__(
+        self,
+        file: FileLike,
+        limits: Limits,
+        *,
+        mmap: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
         self._closed = False
+        self._head = b""
         try:
-            self._source = open_source(file)
-        except OSError:
+            self._source = open_source(file, mapped=mmap, progress=progress)
+        except (OSError, SpqError):
             raise
         except ValueError as error:
             raise _is_closed() from error
         try:
+            # Where requests are dear, one fetches the directory and, of a small file, everything.
+            self._head = self._read(0, self._source.block_bytes)
             self._container = read_container(self._read, self._source.total_bytes, limits)
         except BaseException:
             self._source.close()
@@ -143,30 +166,44 @@ class Archive:
             `limit_exceeded` when the memory does not suffice; `bad_argument` after `close`.
         """
         record = self._record(name)
-        return self._decode([record], None)[record.name]
+        return self.tensors(names=[name])[record.name]
 
-    def tensors(self, threads: int | None = None) -> dict[str, NDArray[np.generic]]:
-        """Decode all stored tensors; tied names are left to `aliases`.
+    def tensors(
+        self,
+        threads: int | None = None,
+        *,
+        names: Iterable[str] | None = None,
+        dtypes: Mapping[str, str] | None = None,
+    ) -> dict[str, NDArray[np.generic]]:
+        """Decode stored tensors; tied names are left to `aliases`.
 
         Parameters
         ----------
         threads : int, optional
-            Number of threads; by default the number of processors when there is enough to do. The
-            result does not depend on it.
+            Number of threads; by default the processors of this process when there is enough to
+            do. The result does not depend on it.
+        names : iterable of str, optional
+            Tensors to decode, a tied name for the tensor that it stands for; by default all.
+        dtypes : mapping of str to str, optional
+            Element type for floating-point tensors that are wanted in another than their own:
+            ``f64``, ``f32``, ``f16`` or ``bf16``. They are decoded into it directly, rounded to
+            nearest, ties to even.
 
         Returns
         -------
         dict of str to ndarray
-            As `get_tensor` returns them.
+            Under the names that they are stored under, as `get_tensor` returns them.
 
         Raises
         ------
         SpqError
-            `bad_argument` for less than one thread, and after `close`; `truncated`,
-            `checksum_mismatch`, `bad_tables`, `bad_stream`; `limit_exceeded` when the memory does
-            not suffice.
+            `key_not_found`; `bad_argument` for less than one thread, for a type that a tensor
+            cannot have, and after `close`; `truncated`, `checksum_mismatch`, `bad_tables`,
+            `bad_stream`; `limit_exceeded` when the memory does not suffice.
         """
-        return self._decode(self._container.tensors.values(), threads)
+        records = {record.name: record for record in map(self._record, self._names(names))}
+        targets = {self._record(name).name: label for name, label in (dtypes or {}).items()}
+        return self._decode(records.values(), targets, threads)
 
     def program(self, kind: str) -> bytes | None:
         """Return a stored program, ``torch`` or ``onnx``, or None; refuses `bad_program`."""
@@ -187,7 +224,7 @@ class Archive:
         from spq.decode import check_decoded
 
         for record in self._container.tensors.values():
-            check_decoded(record, self._decode([record], None)[record.name])
+            check_decoded(record, self.get_tensor(record.name))
         for kind in self.program_kinds:
             self.program(kind)
 
@@ -214,26 +251,38 @@ class Archive:
             raise SpqError(Reason.KEY_NOT_FOUND, f"there is no tensor {name!r} in the file")
         return record
 
+    def _names(self, names: Iterable[str] | None) -> Iterable[str]:
+        return self._container.tensors if names is None else names
+
     def _decode(
-        self, records: Iterable[TensorRecord], threads: int | None
+        self, records: Iterable[TensorRecord], dtypes: Mapping[str, str], threads: int | None
     ) -> dict[str, NDArray[np.generic]]:
-        from spq.decode import decode_tensors
+        from spq.decode import Wanted, decode_tensors
+
+        wanted = [Wanted(record, _target(record, dtypes.get(record.name))) for record in records]
+        read = self._read_ahead(wanted) if self._source.block_bytes else self._read
+
+        def read_part(record: TensorRecord, index: int) -> bytes:
+            part = record.parts[index]
+            return check_part(read(part.offset, part.stored_bytes), part, record.name)
 
         try:
-            return decode_tensors(records, self._read_part, threads)
+            return decode_tensors(wanted, read_part, threads)
         except MemoryError as error:
             raise SpqError(
                 Reason.LIMIT_EXCEEDED,
                 "there is not enough memory for the decoded tensors; take them one at a time",
             ) from error
 
-    def _read_part(self, record: TensorRecord, index: int) -> bytes:
-        part = record.parts[index]
-        stored = self._read(part.offset, part.stored_bytes)
-        return check_part(stored, part, record.name)
+    def _read_ahead(self, wanted: "Iterable[Wanted]") -> Read:
+        parts = [part for one in wanted for part in one.record.parts]
+        ahead = ReadAhead(self._read, [(part.offset, part.stored_bytes) for part in parts])
+        return ahead.read
 
     def _read(self, offset: int, count: int) -> bytes:
         """Return bytes of the file, which must not have been closed, by nobody."""
+        if offset + count <= len(self._head) and not self._closed:
+            return self._head[offset : offset + count]
         try:
             if not self._closed:
                 return self._source.read(offset, count)
@@ -248,15 +297,44 @@ def _is_closed() -> SpqError:
     return SpqError(Reason.BAD_ARGUMENT, "the file has been closed; open it again")
 
 
-def open(file: FileLike, limits: Limits | None = None) -> Archive:
+def _target(record: TensorRecord, label: str | None) -> DType:
+    """Return the type that a tensor is decoded into."""
+    if label is None or label == record.dtype.label:
+        return record.dtype
+    if label not in _FLOATS or record.dtype.label not in _FLOATS:
+        raise SpqError(
+            Reason.BAD_ARGUMENT,
+            f"{record.name!r} is stored as {record.dtype.label} and is not decoded as {label}; "
+            f"only {', '.join(_FLOATS)} turn into each other",
+        )
+    return _FLOATS[label]
+
+
+def open(
+    file: FileLike,
+    limits: Limits | None = None,
+    *,
+    mmap: bool = False,
+    progress: Progress | None = None,
+) -> Archive:
     """Open a file: check its structure, decode nothing.
+
+    What is opened so can be given to `load`, `load_state_dict`, `load_onnx` and `session` in place
+    of a file, and stays open.
 
     Parameters
     ----------
-    file : path-like, bytes-like or seekable binary file object
-        The file.
+    file : path-like, URL, bytes-like or seekable binary file object
+        The file. Of one behind a URL only the directory is fetched, and later the tensors that are
+        asked for, by ranges; this takes the extra ``remote``.
     limits : Limits, optional
         What the reader is willing to spend.
+    mmap : bool
+        Whether a file on disk is mapped into memory instead of being read by position. Nobody may
+        shorten it meanwhile: the system would end the process.
+    progress : callable, optional
+        Called with the bytes fetched so far and those of the file after each read, by one thread
+        at a time. What it raises ends the reading.
 
     Returns
     -------
@@ -266,7 +344,8 @@ def open(file: FileLike, limits: Limits | None = None) -> Archive:
     Raises
     ------
     SpqError
-        Every reason of spec 10.1 that concerns the structure.
+        Every reason of spec 10.1 that concerns the structure; `missing_extra` for a URL without
+        fsspec, `bad_argument` for one of an unknown kind.
     OSError
         The file cannot be read.
 
@@ -274,5 +353,25 @@ def open(file: FileLike, limits: Limits | None = None) -> Archive:
     --------
     >>> with spq.open("model.spq") as archive:
     ...     print(archive.keys())
+    >>> with spq.open("https://example.org/model.spq", progress=print) as archive:
+    ...     model = spq.load(archive)
     """
-    return Archive(file, limits or Limits())
+    return Archive(file, limits or Limits(), mmap=mmap, progress=progress)
+
+
+@contextmanager
+def opened(file: FileLike | Archive, limits: Limits | None) -> Iterator[Archive]:
+    """Open a file and close it in the end, or hand on one that is open.
+
+    Raises
+    ------
+    SpqError
+        As `open`; `bad_argument` for limits of what is open already.
+    """
+    if not isinstance(file, Archive):
+        with Archive(file, limits or Limits()) as archive:
+            yield archive
+        return
+    if limits is not None:
+        raise SpqError(Reason.BAD_ARGUMENT, "the file is open already; give the limits to spq.open")
+    yield file

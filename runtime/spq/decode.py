@@ -4,10 +4,9 @@ import contextlib
 import gc
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from os import cpu_count
 from threading import Condition
 from typing import Protocol
 
@@ -15,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq import rans
+from spq._processors import processor_count
+from spq.floats import Convert, conversion
 from spq.indices import as_wide_elements, levels_of_symbols
 from spq.planes import PlanesDecoder
 from spq.scratch import Scratch
@@ -31,8 +32,24 @@ ReadPart = Callable[[TensorRecord, int], bytes]
 _PARALLEL_FROM_BYTES = 1 << 22
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A tensor to decode, and the element type that it is wanted in.
+
+    Parameters
+    ----------
+    record : TensorRecord
+        The tensor.
+    dtype : DType
+        Its own type; or, for floating-point tensors, another of these.
+    """
+
+    record: TensorRecord
+    dtype: DType
+
+
 def decode_tensors(
-    records: Iterable[TensorRecord], read_part: ReadPart, threads: int | None
+    wanted: Sequence[Wanted], read_part: ReadPart, threads: int | None
 ) -> dict[str, NDArray[np.generic]]:
     """Decode tensors and their chunks in parallel.
 
@@ -42,12 +59,13 @@ def decode_tensors(
 
     Parameters
     ----------
-    records : iterable of TensorRecord
-        Tensors to decode.
+    wanted : sequence of Wanted
+        Tensors to decode. Their elements are converted level by level or chunk by chunk, never as
+        a second tensor.
     read_part : callable
         Source of stored bytes.
     threads : int or None
-        Number of threads; None takes the number of processors when there is enough to do.
+        Number of threads; None takes the processors of this process when there is enough to do.
 
     Returns
     -------
@@ -59,14 +77,13 @@ def decode_tensors(
     SpqError
         `bad_argument` for no threads; `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`.
     """
-    wanted = list(records)
     if threads is None:
-        decoded_bytes = sum(record.decoded_bytes for record in wanted)
-        threads = (cpu_count() or 1) if decoded_bytes >= _PARALLEL_FROM_BYTES else 1
+        decoded_bytes = sum(one.record.decoded_bytes for one in wanted)
+        threads = processor_count() if decoded_bytes >= _PARALLEL_FROM_BYTES else 1
     if threads < 1:
         raise SpqError(Reason.BAD_ARGUMENT, f"{threads} threads decode nothing; pass 1 or more")
     crew = _Crew(wanted, read_part)
-    worker_count = min(threads, sum(len(record.parts) for record in wanted))
+    worker_count = min(threads, sum(len(one.record.parts) for one in wanted))
     with _garbage_kept():
         if worker_count <= 1:
             crew.work()
@@ -132,16 +149,16 @@ class _Crew:
     are never more open tensors than threads.
     """
 
-    def __init__(self, records: Sequence[TensorRecord], read_part: ReadPart) -> None:
-        self._records = records
+    def __init__(self, wanted: Sequence[Wanted], read_part: ReadPart) -> None:
+        self._wanted = wanted
         self._read_part = read_part
-        self._elements: list[NDArray[np.generic] | None] = [None] * len(records)
+        self._elements: list[NDArray[np.generic] | None] = [None] * len(wanted)
         self._changed = Condition()
         self._jobs: deque[_Job] = deque()
-        self._opened = 0  # records that some thread has taken
+        self._opened = 0  # tensors that some thread has taken
         self._opening = 0  # of these, the ones whose chunks are not known yet
         # Of all refusals the one that a single thread would meet; later places need no work.
-        self._end = (len(records), 0)
+        self._end = (len(wanted), 0)
         self._refusal: BaseException | None = None
 
     def work(self) -> None:
@@ -176,8 +193,8 @@ class _Crew:
                 # Its traceback leads here; a circle would keep the elements in memory.
                 del refusal
         return {
-            record.name: elements.view(record.dtype.numpy).reshape(record.shape)
-            for record, elements in zip(self._records, self._elements, strict=True)
+            one.record.name: elements.view(one.dtype.numpy).reshape(one.record.shape)
+            for one, elements in zip(self._wanted, self._elements, strict=True)
             if elements is not None
         }
 
@@ -204,11 +221,12 @@ class _Crew:
 
     def _open(self, tensor: int) -> _Job | None:
         """Validate the tables of a tensor, hand out its other chunks and return the first."""
-        record = self._records[tensor]
+        record, dtype = self._wanted[tensor].record, self._wanted[tensor].dtype
         jobs: list[_Job] = []
         try:
-            decoder = _DECODERS[record.encoding](record, self._read_part)
-            elements = self._elements[tensor] = _allocate(record)
+            convert = conversion(record.dtype, dtype)
+            decoder = _DECODERS[record.encoding](record, self._read_part, convert)
+            elements = self._elements[tensor] = _allocate(record, dtype)
             jobs = [_Job(tensor, c, decoder, elements) for c in range(decoder.chunk_count)]
         except BaseException as error:
             self._refuse((tensor, -1), error)
@@ -226,9 +244,9 @@ class _Crew:
             self._changed.notify_all()
 
 
-def _allocate(record: TensorRecord) -> NDArray[np.generic]:
+def _allocate(record: TensorRecord, dtype: DType) -> NDArray[np.generic]:
     """Return unsigned integers of the element's width, not yet written, shape (element_count,)."""
-    return np.empty(record.element_count, dtype=f"u{record.dtype.item_bytes}")
+    return np.empty(record.element_count, dtype=f"u{dtype.item_bytes}")
 
 
 class _RawDecoder:
@@ -236,15 +254,16 @@ class _RawDecoder:
 
     chunk_count = 1
 
-    def __init__(self, record: TensorRecord, read_part: ReadPart) -> None:
+    def __init__(self, record: TensorRecord, read_part: ReadPart, convert: Convert) -> None:
         self._record = record
         self._read_part = read_part
+        self._convert = convert
 
     def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
         """Copy the only part."""
         stored = self._read_part(self._record, chunk)
         width = self._record.dtype.item_bytes
-        elements[:] = np.frombuffer(stored, dtype=f"<u{width}")
+        elements[:] = self._convert(np.frombuffer(stored, dtype=f"<u{width}"))
         if self._record.dtype is DType.BOOL and elements.view(np.uint8).max(initial=0) > 1:
             raise bad_stream(self._record, chunk, "a boolean is neither 0 nor 1")
 
@@ -252,14 +271,14 @@ class _RawDecoder:
 class _DenseDecoder:
     """Level indices under one table."""
 
-    def __init__(self, record: TensorRecord, read_part: ReadPart) -> None:
+    def __init__(self, record: TensorRecord, read_part: ReadPart, convert: Convert) -> None:
         self._record = record
         self._read_part = read_part
         tables = read_dense_tables(read_part(record, 0), record, rans.read_tables)
         self._tables: DenseTables = tables
         self._rans = rans.build_tables(tables.frequencies[None, :], tables.freq_log2)
         self._per_symbol = 8 // tables.index_bits
-        self._symbol_levels = levels_of_symbols(tables.codebook.levels, tables.index_bits)
+        self._symbol_levels = levels_of_symbols(convert(tables.codebook.levels), tables.index_bits)
         self.chunk_count = len(record.parts) - 1
 
     def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
@@ -283,7 +302,7 @@ class _DenseDecoder:
             target[-used:] = self._symbol_levels[symbols[-1], :used]
 
 
-_DECODERS: Mapping[Encoding, Callable[[TensorRecord, ReadPart], _Decoder]] = {
+_DECODERS: Mapping[Encoding, Callable[[TensorRecord, ReadPart, Convert], _Decoder]] = {
     Encoding.RAW: _RawDecoder,
     Encoding.DENSE: _DenseDecoder,
     Encoding.SPARSE: SparseDecoder,

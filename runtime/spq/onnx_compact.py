@@ -15,6 +15,8 @@ from onnx import (
     numpy_helper,
 )
 
+from spq.onnx_weights import graphs_inside
+
 _DOMAINS = ("", "ai.onnx")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # What holds where these are missing stands in the text of the operators, not in their schemas, and
@@ -157,7 +159,7 @@ def _drop_unused(graph: GraphProto) -> None:
         if node.domain in _DOMAINS and used.isdisjoint(node.output):
             continue
         used.update(node.input)
-        for inner in _graphs_inside(node):
+        for inner in graphs_inside(node):
             used |= _names(inner)
         kept.append(node)
     _replace_nodes(graph, kept[::-1])
@@ -195,7 +197,7 @@ def _is_default(operator: str, given: AttributeProto, schema: defs.OpSchema) -> 
 
 def _shorten_names(graph: GraphProto) -> None:
     """Give results that only this graph knows short names."""
-    inner = [inner for node in graph.node for inner in _graphs_inside(node)]
+    inner = [inner for node in graph.node for inner in graphs_inside(node)]
     public = {value.name for value in graph.output} | set().union(*map(_defined, inner))
     public |= {entry.tensor_name for entry in graph.quantization_annotation}
     own = {name for node in graph.node for name in node.output if name} - public
@@ -211,7 +213,7 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
     for node in _all_nodes(graph):
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-        for inner in _graphs_inside(node):
+        for inner in graphs_inside(node):
             for value in inner.output:
                 value.name = names.get(value.name, value.name)
 
@@ -232,7 +234,7 @@ def _names(graph: GraphProto) -> set[str]:
     found |= {entry.tensor_name for entry in graph.quantization_annotation}
     for node in graph.node:
         found.update(node.input)
-        for inner in _graphs_inside(node):
+        for inner in graphs_inside(node):
             found |= _names(inner)
     return found
 
@@ -244,7 +246,7 @@ def _defined(graph: GraphProto) -> set[str]:
     found |= {tensor.values.name for tensor in graph.sparse_initializer}
     found |= {name for node in _all_nodes(graph) for name in node.output}
     for node in _all_nodes(graph):
-        for inner in _graphs_inside(node):
+        for inner in graphs_inside(node):
             found |= {value.name for value in inner.input}
             found |= {tensor.name for tensor in inner.initializer}
     return found
@@ -254,15 +256,8 @@ def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
     """Yield the nodes of a graph and of the graphs inside it."""
     for node in graph.node:
         yield node
-        for inner in _graphs_inside(node):
+        for inner in graphs_inside(node):
             yield from _all_nodes(inner)
-
-
-def _graphs_inside(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:

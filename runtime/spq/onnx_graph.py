@@ -9,9 +9,10 @@ from spq._extras import extra
 with extra("onnx"):
     import onnx
     from google.protobuf.message import DecodeError
-    from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
+    from onnx import GraphProto, ModelProto, TensorProto
 
     from spq.onnx_compact import compact
+    from spq.onnx_weights import graphs_inside, take_weights
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,7 @@ from spqformat import Reason, SpqError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-# Smaller initializers that are no weights by name (shapes, axes, scalars) stay in the graph.
-_SMALL_ELEMENTS = 16
+_LEAST_IR_VERSION = 4
 _SYMBOL = re.compile(r"\bs[0-9]+\b")
 _BFLOAT16 = TensorProto.BFLOAT16
 
@@ -100,27 +100,19 @@ def strip(
     refuse_external_data(model, Reason.UNSAFE_MODEL)
     bare = ModelProto()
     bare.CopyFrom(model)
-    weights: dict[str, NDArray[Any]] = {}
-    kept = []
-    for tensor in bare.graph.initializer:
-        size = int(np.prod(tensor.dims, dtype=np.int64))
-        if tensor.name in weight_names or size >= _SMALL_ELEMENTS:
-            weights[tensor.name] = numpy_helper.to_array(tensor)
-        else:
-            kept.append(tensor)
-    del bare.graph.initializer[:]
-    bare.graph.initializer.extend(kept)
-    # Inputs that only repeat an initializer would ask for it at every run.
-    inputs = [value for value in bare.graph.input if value.name not in weights]
-    del bare.graph.input[:]
-    bare.graph.input.extend(inputs)
+    weights = take_weights(bare.graph, weight_names)
+    # Before, each initializer had to be an input as well.
+    bare.ir_version = max(bare.ir_version, _LEAST_IR_VERSION)
     _drop_descriptions(bare)
     compact(bare)
     return bare.SerializeToString(deterministic=True), weights
 
 
 def bind(
-    graph: bytes, tensors: Mapping[str, NDArray[Any]], bfloat16: Collection[str]
+    graph: bytes,
+    tensors: Mapping[str, NDArray[Any]],
+    bfloat16: Collection[str],
+    outside: Collection[str] = (),
 ) -> ModelProto:
     """Put weights into a graph.
 
@@ -132,6 +124,8 @@ def bind(
         Weights by name; those that the graph does not use are left out.
     bfloat16 : collection of str
         Names of uint16 arrays that hold bfloat16 bit patterns.
+    outside : collection of str
+        Names of weights whose elements stay outside: a session has to be given them.
 
     Returns
     -------
@@ -147,9 +141,13 @@ def bind(
     for name in missing_names(model, tensors):
         array = np.ascontiguousarray(tensors[name])
         kind = _BFLOAT16 if name in bfloat16 else onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        model.graph.initializer.append(
-            TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=array.tobytes())
-        )
+        tensor = model.graph.initializer.add(name=name, data_type=kind, dims=array.shape)
+        if name not in outside:
+            tensor.raw_data = array.tobytes()
+            continue
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "outside"), ("offset", 0), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
     return model
 
 
@@ -215,18 +213,11 @@ def _undefined(graph: GraphProto, outer: frozenset[str]) -> set[str]:
     undefined: set[str] = set()
     for node in graph.node:
         undefined.update(name for name in node.input if name and name not in known)
-        for attribute in node.attribute:
-            for subgraph in _subgraphs(attribute):
-                undefined |= _undefined(subgraph, frozenset(known))
+        for subgraph in graphs_inside(node):
+            undefined |= _undefined(subgraph, frozenset(known))
         known.update(node.output)
     undefined.update(value.name for value in graph.output if value.name not in known)
     return undefined
-
-
-def _subgraphs(attribute: AttributeProto) -> list[GraphProto]:
-    if attribute.type == AttributeProto.GRAPH:
-        return [attribute.g]
-    return list(attribute.graphs)
 
 
 def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -244,11 +235,12 @@ def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
             if graph is not model.graph:
                 nodes.extend(graph.node)
             continue
-        for attribute in nodes.pop().attribute:
+        node = nodes.pop()
+        graphs.extend(graphs_inside(node))
+        for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
             for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
-            graphs.extend(_subgraphs(attribute))
 
 
 def _drop_descriptions(model: ModelProto) -> None:

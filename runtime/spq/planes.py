@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq import rans
+from spq.floats import Convert, as_is
 from spq.frequencies import cheapest_table
 from spq.scratch import Scratch
 from spqformat import Reason
@@ -48,6 +49,8 @@ class PlanesDecoder:
         The tensor.
     read_part : callable
         Returns the checked bytes of a tensor's part.
+    convert : callable
+        Makes the wanted element type of the stored one.
 
     Raises
     ------
@@ -56,8 +59,12 @@ class PlanesDecoder:
     """
 
     def __init__(
-        self, record: TensorRecord, read_part: Callable[[TensorRecord, int], bytes]
+        self,
+        record: TensorRecord,
+        read_part: Callable[[TensorRecord, int], bytes],
+        convert: Convert,
     ) -> None:
+        self._convert = convert
         self._record = record
         self._read_part = read_part
         tables = read_planes_tables(read_part(record, 0), record, rans.read_tables)
@@ -97,7 +104,12 @@ class PlanesDecoder:
                 raise bad_stream(self._record, part_index, rans.DECODE_FAULTS[status])
         if self._record.dtype is DType.BOOL and (planes > 1).any():
             raise bad_stream(self._record, part_index, "a boolean is neither 0 nor 1")
-        join_planes(planes, self._sign_last, target)
+        if self._convert is as_is:
+            join_planes(planes, self._sign_last, target)
+            return
+        patterns = np.empty(target.size, dtype=f"u{self._record.dtype.item_bytes}")
+        join_planes(planes, self._sign_last, patterns)
+        target[:] = self._convert(patterns)
 
 
 # --- encoder ---------------------------------------------------------------------------------

@@ -2,25 +2,35 @@
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from spq._extras import extra
 
 with extra("onnx"):
     import onnxruntime
-    from onnx import ModelProto
+    from onnx import ModelProto, TensorProto
 
-from spq.archive import Archive
+from spq.archive import Archive, opened
 from spq.onnx_graph import bind
 from spq.source import FileLike
 from spqformat import Limits, Reason, SpqError
 
+# ONNX Runtime looks into smaller tensors while it builds the graph, shapes for example.
+_LEAST_OUTSIDE_BYTES = 4096
 
-def load_onnx(file: FileLike, *, limits: Limits | None = None) -> ModelProto:
+
+def load_onnx(
+    file: FileLike | Archive, *, threads: int | None = None, limits: Limits | None = None
+) -> ModelProto:
     """Load a network as an ordinary ONNX model.
 
     Parameters
     ----------
-    file : path-like, bytes-like or seekable binary file object
-        The file; it must hold an ``onnx`` program.
+    file : path-like, URL, bytes-like, seekable binary file object or Archive
+        The file, or one that `spq.open` has opened; it must hold an ``onnx`` program.
+    threads : int, optional
+        Threads that decode; by default the processors of this process.
     limits : Limits, optional
         What the reader is willing to spend.
 
@@ -40,28 +50,27 @@ def load_onnx(file: FileLike, *, limits: Limits | None = None) -> ModelProto:
     --------
     >>> onnx.save(spq.load_onnx("model.spq"), "model.onnx")
     """
-    with Archive(file, limits or Limits()) as archive:
-        graph = archive.program("onnx")
-        if graph is None:
-            raise SpqError(
-                Reason.NO_PROGRAM,
-                "the file holds no ONNX graph; pack it with --calib and --arch, or from .onnx",
-            )
-        tensors = archive.tensors()
-        tensors.update({tied: tensors[name] for tied, name in archive.aliases.items()})
-        bfloat16 = {name for name in tensors if archive.info(name).dtype == "bf16"}
-    return bind(graph, tensors, bfloat16)
+    return bind(*_read(file, threads, limits))
 
 
 def session(
-    file: FileLike, *, limits: Limits | None = None, **options: Any
+    file: FileLike | Archive,
+    *,
+    threads: int | None = None,
+    limits: Limits | None = None,
+    **options: Any,
 ) -> "onnxruntime.InferenceSession":
     """Open a network in ONNX Runtime; no temporary file is written.
 
+    ONNX Runtime takes the decoded weights as they are, without a copy. Only where ``sess_options``
+    are given, which may be used for other sessions too, does it read them from a model in memory.
+
     Parameters
     ----------
-    file : path-like, bytes-like or seekable binary file object
-        The file; it must hold an ``onnx`` program.
+    file : path-like, URL, bytes-like, seekable binary file object or Archive
+        The file, or one that `spq.open` has opened; it must hold an ``onnx`` program.
+    threads : int, optional
+        Threads that decode; by default the processors of this process.
     limits : Limits, optional
         What the reader is willing to spend.
     **options
@@ -83,10 +92,49 @@ def session(
     --------
     >>> scores = spq.session("model.spq").run(None, {"x": images})[0]
     """
-    serialised = load_onnx(file, limits=limits).SerializeToString()
+    graph, tensors, bfloat16 = _read(file, threads, limits)
     options.setdefault("providers", ["CPUExecutionProvider"])
+    if options.get("sess_options") is not None:
+        return _open(bind(graph, tensors, bfloat16), options)
+    large = {name for name, array in tensors.items() if array.nbytes >= _LEAST_OUTSIDE_BYTES}
+    model = bind(graph, tensors, bfloat16, outside=large - bfloat16)
+    del graph
+    names = [
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    ]
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensors[name]) for name in names]
+    tensors.clear()
+    sess_options = onnxruntime.SessionOptions()
+    sess_options.add_external_initializers(names, values)
+    opened_session = _open(model, {**options, "sess_options": sess_options})
+    # Their elements are the session's, which does not keep them in memory itself.
+    opened_session.spq_weights = values
+    return opened_session
+
+
+def _read(
+    file: FileLike | Archive, threads: int | None, limits: Limits | None
+) -> tuple[bytes, dict[str, NDArray[np.generic]], set[str]]:
+    """Return the graph, all tensors by name, and the names of those in bfloat16."""
+    with opened(file, limits) as archive:
+        graph = archive.program("onnx")
+        if graph is None:
+            raise SpqError(
+                Reason.NO_PROGRAM,
+                "the file holds no ONNX graph; pack it with --calib and --arch, or from .onnx",
+            )
+        tensors = archive.tensors(threads)
+        tensors.update({tied: tensors[name] for tied, name in archive.aliases.items()})
+        bfloat16 = {name for name in tensors if archive.info(name).dtype == "bf16"}
+    return graph, tensors, bfloat16
+
+
+def _open(model: ModelProto, options: dict[str, Any]) -> "onnxruntime.InferenceSession":
+    """Let ONNX Runtime read a model."""
     try:
-        return onnxruntime.InferenceSession(serialised, **options)
+        return onnxruntime.InferenceSession(model.SerializeToString(), **options)
     except _REFUSALS as error:
         first = str(error).strip().splitlines()[0][:200]
         raise SpqError(

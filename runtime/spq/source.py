@@ -1,18 +1,29 @@
-"""Where the bytes of a file come from: memory, a path, or an open binary file."""
+"""Where the bytes of a file come from: memory, a path, an open binary file, or a URL."""
 
+import mmap
 import os
+import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from spqformat import Reason, SpqError
+
 PathLike = str | os.PathLike[str]
 FileLike = PathLike | bytes | bytearray | memoryview | BinaryIO
+Progress = Callable[[int, int], None]
+"""Hears of the bytes fetched so far and of all bytes of the file."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 class Source(Protocol):
     """Random access to the bytes of a file; safe to use from several threads."""
 
     total_bytes: int
+    # Reading ahead at least so many bytes at once is worth it; 0 where single reads are cheap.
+    block_bytes: int
 
     def read(self, offset: int, count: int) -> bytes:
         """Return the bytes from `offset` on: fewer than `count` only at the end."""
@@ -25,6 +36,8 @@ class Source(Protocol):
 
 class MemorySource:
     """A file that already is in memory."""
+
+    block_bytes = 0
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
@@ -46,6 +59,8 @@ class MemorySource:
 class PathSource:
     """A file on disk, read by position, so that a file replaced meanwhile is not mixed in."""
 
+    block_bytes = 0
+
     def __init__(self, path: PathLike) -> None:
         self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - closed by close()
         self.total_bytes = os.fstat(self._file.fileno()).st_size
@@ -64,8 +79,27 @@ class PathSource:
         self._file.close()
 
 
+class MappedSource(MemorySource):
+    """A file on disk through a memory map; who shortens it meanwhile kills the process."""
+
+    def __init__(self, path: PathLike) -> None:
+        with Path(path).open("rb", buffering=0) as file:
+            # An empty file cannot be mapped.
+            is_empty = os.fstat(file.fileno()).st_size == 0
+            self._map = None if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        super().__init__(memoryview(self._map or b""))
+
+    def close(self) -> None:
+        """Undo the map."""
+        super().close()
+        if self._map is not None:
+            self._map.close()
+
+
 class StreamSource:
     """A seekable binary file object of the caller's, which stays open."""
+
+    block_bytes = 0
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -86,16 +120,45 @@ class StreamSource:
         """Leave the caller's file alone."""
 
 
-def open_source(file: FileLike) -> Source:
-    """Return the source for a path, bytes, or a seekable binary file object.
+def open_source(
+    file: FileLike, *, mapped: bool = False, progress: Progress | None = None
+) -> Source:
+    """Return the source for a path, a URL, bytes, or a seekable binary file object.
+
+    Parameters
+    ----------
+    file : path-like, URL, bytes-like or seekable binary file object
+        The file.
+    mapped : bool
+        Whether a file on disk is mapped into memory; nothing else can be.
+    progress : callable, optional
+        Called with the bytes fetched so far and those of the file; by one thread at a time.
 
     Raises
     ------
+    SpqError
+        `missing_extra` for a URL without fsspec, `bad_argument` for one that fsspec does not know
+        and for a map of what is no file on disk.
     OSError
-        The path cannot be opened.
+        The file cannot be opened.
     TypeError
         `file` is none of these.
     """
+    source = _open_mapped(file) if mapped else _open(file)
+    return source if progress is None else _WatchedSource(source, progress)
+
+
+def _open_mapped(file: FileLike) -> Source:
+    if isinstance(file, str | os.PathLike) and not is_url(file):
+        return MappedSource(file)
+    raise SpqError(Reason.BAD_ARGUMENT, "only a file on disk can be mapped; leave out mmap")
+
+
+def _open(file: FileLike) -> Source:
+    if isinstance(file, str) and is_url(file):
+        from spq.remote import RemoteSource
+
+        return RemoteSource(file)
     if isinstance(file, str | os.PathLike):
         return PathSource(file)
     if isinstance(file, bytes | bytearray | memoryview):
@@ -103,3 +166,30 @@ def open_source(file: FileLike) -> Source:
     if hasattr(file, "read") and hasattr(file, "seek") and not hasattr(file, "encoding"):
         return StreamSource(file)
     raise TypeError(f"expected a path, bytes or a binary file, not {type(file).__name__}")
+
+
+def is_url(file: PathLike) -> bool:
+    """Tell a URL from a path."""
+    return isinstance(file, str) and _URL.match(file) is not None
+
+
+class _WatchedSource:
+    """A source that says how much has been fetched from it."""
+
+    def __init__(self, source: Source, progress: Progress) -> None:
+        self._source, self._progress = source, progress
+        self._lock = threading.Lock()
+        self._fetched_bytes = 0
+        self.total_bytes, self.block_bytes = source.total_bytes, source.block_bytes
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return the bytes from `offset` on."""
+        data = self._source.read(offset, count)
+        with self._lock:
+            self._fetched_bytes += len(data)
+            self._progress(self._fetched_bytes, self.total_bytes)
+        return data
+
+    def close(self) -> None:
+        """Release what the source holds."""
+        self._source.close()

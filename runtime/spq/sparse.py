@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from spq import rans
 from spq.classes import DensityClasses, find_density_classes, one_class
+from spq.floats import Convert
 from spq.frequencies import CodedTable, cheapest_table, mask_table
 from spq.indices import index_table, levels_of_symbols, pack_indices
 from spq.scratch import Scratch
@@ -72,6 +73,8 @@ class SparseDecoder:
         The tensor.
     read_part : callable
         Source of stored bytes.
+    convert : callable
+        Makes the wanted element type of the stored one.
 
     Raises
     ------
@@ -80,7 +83,10 @@ class SparseDecoder:
     """
 
     def __init__(
-        self, record: TensorRecord, read_part: Callable[[TensorRecord, int], bytes]
+        self,
+        record: TensorRecord,
+        read_part: Callable[[TensorRecord, int], bytes],
+        convert: Convert,
     ) -> None:
         self._record = record
         self._read_part = read_part
@@ -102,7 +108,7 @@ class SparseDecoder:
         self._value_rans = rans.build_tables(
             tables.value_frequencies[None, :], tables.value_freq_log2
         )
-        self._symbol_levels = levels_of_symbols(tables.codebook.levels, tables.index_bits)
+        self._symbol_levels = levels_of_symbols(convert(tables.codebook.levels), tables.index_bits)
         self.chunk_count = len(record.parts) - 1
 
     def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:

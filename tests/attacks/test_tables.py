@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import spq
 from spq import decode, rans
+from spq.floats import Convert
 from spq.scratch import Scratch
 from spqformat.codebook import Codebook
 from spqformat.dense_tables import write_dense_head
@@ -65,7 +66,7 @@ class Counted:
     opened = 0
     chunk_count = 3
 
-    def __init__(self, record: TensorRecord, read_part: decode.ReadPart) -> None:
+    def __init__(self, record: TensorRecord, read_part: decode.ReadPart, convert: Convert) -> None:
         self._number = int(record.name)
         with Counted.lock:
             Counted.alive += 1
@@ -86,10 +87,11 @@ class Counted:
         elements.view(np.uint8)[chunk] = chunk + 1
 
 
-def records(first: int, count: int) -> list[TensorRecord]:
+def wanted(first: int, count: int) -> list[decode.Wanted]:
     parts = (Part(0, 0, 0),) * 4
     numbers = range(first, first + count)
-    return [TensorRecord(str(n), DType.U8, Encoding.DENSE, (3,), 0, parts) for n in numbers]
+    records = [TensorRecord(str(n), DType.U8, Encoding.DENSE, (3,), 0, parts) for n in numbers]
+    return [decode.Wanted(record, DType.U8) for record in records]
 
 
 def no_part(record: TensorRecord, index: int) -> bytes:
@@ -105,7 +107,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("counted")
 @pytest.mark.parametrize("threads", [1, 2, 5, 1000])
 def test_no_more_open_tensors_than_threads(threads: int) -> None:
-    decoded = decode.decode_tensors(records(0, 40), no_part, threads)
+    decoded = decode.decode_tensors(wanted(0, 40), no_part, threads)
     assert [*decoded] == [str(n) for n in range(40)]
     assert {array.tobytes() for array in decoded.values()} == {b"\1\2\3"}
     assert (Counted.opened, Counted.alive) == (40, 0)
@@ -118,9 +120,9 @@ def test_no_more_open_tensors_than_threads(threads: int) -> None:
 def test_refusals_do_not_depend_on_threads(threads: int) -> None:
     for _ in range(5):
         with pytest.raises(ArithmeticError, match=r"^107\.1$"):
-            decode.decode_tensors(records(100, 40), no_part, threads)
+            decode.decode_tensors(wanted(100, 40), no_part, threads)
     with pytest.raises(MemoryError, match=r"^118$"):
-        decode.decode_tensors(records(118, 40), no_part, threads)
+        decode.decode_tensors(wanted(118, 40), no_part, threads)
     assert Counted.opened <= 6 * (8 + threads)
 
 
@@ -128,4 +130,4 @@ def test_one_tensor_occupies_all_threads(monkeypatch: pytest.MonkeyPatch) -> Non
     meeting = threading.Barrier(3, timeout=30)
     monkeypatch.setattr(decode, "_DECODERS", {Encoding.DENSE: Counted})
     monkeypatch.setattr(Counted, "decode_chunk", lambda *_: meeting.wait())
-    decode.decode_tensors(records(0, 1), no_part, 3)
+    decode.decode_tensors(wanted(0, 1), no_part, 3)

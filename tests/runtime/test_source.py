@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import spq
-from spq.source import open_source
+from spq.source import is_url, open_source
 from spqformat import Reason, SpqError
 
 CONTENT = bytes(range(100))
@@ -198,3 +198,42 @@ def test_file_cut_while_open(packed: bytes, tmp_path: Path) -> None:
         with pytest.raises(SpqError) as caught:
             archive.tensors()
     assert caught.value.code is Reason.TRUNCATED
+
+
+def test_maps(path: Path) -> None:
+    source = open_source(path, mapped=True)
+    assert source.total_bytes == 100
+    assert source.read(40, 20) == CONTENT[40:60]
+    assert type(source.read(3, 4)) is bytes
+    source.close()
+    with pytest.raises(ValueError, match="released"):
+        source.read(0, 1)
+
+
+def test_maps_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(SpqError) as caught:
+        spq.open(tmp_path / "empty", mmap=True)
+    assert caught.value.code is Reason.BAD_MAGIC
+
+
+def test_a_mapped_file_decodes(tmp_path: Path) -> None:
+    array = np.arange(5000).reshape(50, 100)
+    spq.save({"a": array}, tmp_path / "x.spq")
+    with spq.open(tmp_path / "x.spq", mmap=True) as archive:
+        assert archive.get_tensor("a").tobytes() == array.tobytes()
+    with pytest.raises(SpqError, match="closed"):
+        archive.get_tensor("a")
+
+
+def test_progress_of_a_file(tmp_path: Path) -> None:
+    spq.save({"a": np.arange(5000)}, tmp_path / "x.spq")
+    heard: list[tuple[int, int]] = []
+    with spq.open(tmp_path / "x.spq", progress=lambda *amounts: heard.append(amounts)) as archive:
+        archive.get_tensor("a")
+    assert heard[-1] == ((tmp_path / "x.spq").stat().st_size,) * 2
+
+
+def test_urls_are_no_paths() -> None:
+    assert [is_url(url) for url in ("https://example.org/a", "S3://bucket/a")] == [True, True]
+    assert [is_url(path) for path in ("folder/a", "C:/a", "/a://b")] == [False] * 3

@@ -1,0 +1,183 @@
+"""Decoded tensors in the places of those of a module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from spq._extras import extra
+
+with extra("torch"):
+    import torch
+    from torch import Tensor, nn
+    from torch.nn.parameter import is_lazy
+
+from spq.archive import TensorInfo
+from spqformat import Reason, SpqError
+
+FLOATS = {
+    torch.float64: "f64",
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+}
+_LABELS = FLOATS | {
+    torch.int8: "i8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.uint8: "u8",
+    torch.uint16: "u16",
+    torch.uint32: "u32",
+    torch.uint64: "u64",
+    torch.bool: "bool",
+}
+_SHOWN_KEYS = 3
+
+
+def places(
+    model: nn.Module, infos: Mapping[str, TensorInfo], *, strict: bool
+) -> dict[str, torch.dtype]:
+    """Compare what a file holds with what a module wants, before anything is decoded.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The module, on whatever device, ``meta`` included; it is not changed.
+    infos : mapping of str to TensorInfo
+        Tensors of the file by the names that they shall have in the module.
+    strict : bool
+        Whether the names must be the same; one of several tied names is enough.
+
+    Returns
+    -------
+    dict of str to torch.dtype
+        Element type of each tensor of the module that the file has.
+
+    Raises
+    ------
+    SpqError
+        `model_mismatch`, naming the tensor.
+    """
+    wanted: dict[str, Any] = model.state_dict()
+    tensors = _tensors(model)
+    filled = {id(tensors[name]) for name in infos if name in tensors}
+    missing = [name for name in wanted if name not in infos and id(tensors.get(name)) not in filled]
+    if strict:
+        _refuse_names("lacks", missing)
+        _refuse_names("has unexpected", [name for name in infos if name not in wanted])
+    for name, tensor in tensors.items():
+        if tensor.is_meta and name not in infos and id(tensor) not in filled:
+            raise SpqError(
+                Reason.MODEL_MISMATCH,
+                f"{name!r} of the model is on the meta device and not in the file; "
+                "build it on a real device",
+            )
+    return {name: _checked(name, wanted[name], infos[name]) for name in infos if name in wanted}
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Let tensors take the places of those of a module, without copying an element.
+
+    Names that are tied in the module, or that share one tensor, become one parameter.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Module that the tensors fit, see `places`.
+    tensors : mapping of str to Tensor
+        Tensors by their names in the module.
+
+    Raises
+    ------
+    SpqError
+        `model_mismatch` when the module ties names that differ, or refuses a tensor.
+    """
+    before = _tensors(model)
+    leaders: dict[int, str] = {}
+    for name in tensors:
+        if name in before:
+            leader = leaders.setdefault(id(before[name]), name)
+            if not _same(tensors[leader], tensors[name]):
+                raise SpqError(
+                    Reason.MODEL_MISMATCH,
+                    f"the model ties {name!r} to {leader!r}, and they differ in the file",
+                )
+    try:
+        model.load_state_dict(dict(tensors), strict=False, assign=True)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()[:200]
+        raise SpqError(Reason.MODEL_MISMATCH, f"the model refuses the tensors: {first}") from error
+    shared: dict[int, str] = {}
+    for name, tensor in before.items():
+        leader = leaders.get(id(tensor), name)
+        if leader in tensors:
+            leader = shared.setdefault(id(tensors[leader]), leader)
+        if leader != name:
+            _tie(model, name, leader)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers under all of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first is second or torch.equal(first, second)
+
+
+def _tie(model: nn.Module, name: str, leader: str) -> None:
+    """Let a parameter or buffer be the same object as another."""
+    home, key = _home(model, name)
+    other, other_key = _home(model, leader)
+    for mine, theirs in (
+        (home._parameters, other._parameters),
+        (home._buffers, other._buffers),
+    ):
+        if key in mine and other_key in theirs:
+            mine[key] = theirs[other_key]  # type: ignore[assignment]
+
+
+def _home(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    parent, _, key = name.rpartition(".")
+    return model.get_submodule(parent), key
+
+
+def _checked(name: str, wanted: Any, info: TensorInfo) -> torch.dtype:
+    """Return the element type of a module's tensor that a stored one can take the place of."""
+    if isinstance(wanted, Tensor) and is_lazy(wanted):
+        raise SpqError(
+            Reason.MODEL_MISMATCH, f"{name!r} of the model has no shape yet; run the model once"
+        )
+    is_plain = type(wanted) in (Tensor, nn.Parameter) and wanted.layout is torch.strided
+    if not is_plain or wanted.is_quantized:
+        what = wanted.dtype if isinstance(wanted, Tensor) and is_plain else type(wanted).__name__
+        raise SpqError(
+            Reason.MODEL_MISMATCH,
+            f"{name!r} of the model is a {what}, no plain dense tensor; "
+            "load into the model as it was before it was converted",
+        )
+    if wanted.shape != info.shape:
+        raise SpqError(
+            Reason.MODEL_MISMATCH,
+            f"{name!r} has shape {info.shape} in the file and {tuple(wanted.shape)} in the model",
+        )
+    dtype: torch.dtype = wanted.dtype
+    both_float = dtype in FLOATS and info.dtype in FLOATS.values()
+    if not both_float and info.dtype != _LABELS.get(dtype):
+        raise SpqError(
+            Reason.MODEL_MISMATCH,
+            f"{name!r} has type {info.dtype} in the file and {dtype} in the model",
+        )
+    return dtype
+
+
+def _refuse_names(what: str, names: list[str]) -> None:
+    if names:
+        shown = ", ".join(repr(name) for name in names[:_SHOWN_KEYS])
+        more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
+        raise SpqError(
+            Reason.MODEL_MISMATCH,
+            f"the file {what} {shown}{more}; pass the model it was packed from, or strict=False",
+        )
