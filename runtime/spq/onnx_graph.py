@@ -8,7 +8,7 @@ from spq._extras import extra
 
 with extra("onnx"):
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError, EncodeError
     from onnx import GraphProto, ModelProto, TensorProto
 
     from spq.onnx_compact import compact
@@ -149,6 +149,19 @@ def bind(
         for key, value in (("location", "outside"), ("offset", 0), ("length", array.nbytes)):
             tensor.external_data.add(key=key, value=str(value))
     return model
+
+
+def serialise(model: ModelProto) -> bytes:
+    """Return a model as the bytes of a file; refuses `limit_exceeded` beyond 2 GiB."""
+    try:
+        serialised: bytes = model.SerializeToString(deterministic=True)
+    except EncodeError as error:
+        raise SpqError(
+            Reason.LIMIT_EXCEEDED,
+            "one ONNX model holds at most 2 GiB and this one is larger; open it with spq.session, "
+            "without sess_options",
+        ) from error
+    return serialised
 
 
 def parse_graph(graph: bytes) -> ModelProto:

@@ -12,7 +12,7 @@ with extra("onnx"):
     from onnx import ModelProto, TensorProto
 
 from spq.archive import Archive, opened
-from spq.onnx_graph import bind
+from spq.onnx_graph import bind, serialise
 from spq.source import FileLike
 from spqformat import Limits, Reason, SpqError
 
@@ -84,7 +84,8 @@ def session(
     Raises
     ------
     SpqError
-        As `load_onnx`; `bad_program` when ONNX Runtime refuses the graph.
+        As `load_onnx`; `bad_program` when ONNX Runtime refuses the graph; `limit_exceeded` for
+        more than 2 GiB with ``sess_options``.
     OSError
         The file cannot be read.
 
@@ -134,7 +135,7 @@ def _read(
 def _open(model: ModelProto, options: dict[str, Any]) -> "onnxruntime.InferenceSession":
     """Let ONNX Runtime read a model."""
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), **options)
+        return onnxruntime.InferenceSession(serialise(model), **options)
     except _REFUSALS as error:
         first = str(error).strip().splitlines()[0][:200]
         raise SpqError(

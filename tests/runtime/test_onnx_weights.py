@@ -1,16 +1,19 @@
 """Weights leave a graph wherever they are: initializers, constants, subgraphs, half precision."""
 
 import io
+import sys
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 
 import spq
 from spq import onnx_graph
+from spqformat import Reason, SpqError
 
 RANDOM = np.random.Generator(np.random.PCG64(7))
 INPUTS = RANDOM.normal(size=(4, 6)).astype("f4")
@@ -261,3 +264,20 @@ def test_options_serve_several_sessions() -> None:
         spq.save(weights, stream, programs={"onnx": graph})
         session = spq.session(stream.getvalue(), sess_options=options)
         np.testing.assert_allclose(answer(session, INPUTS), INPUTS @ weight, rtol=1e-4, atol=1e-4)
+
+
+def test_more_than_a_model_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What protobuf says of more than 2 GiB, without taking them."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    graph, weights = onnx_graph.strip(model_of(nodes, {"w": matrix(1, size=6)}))
+    stream = io.BytesIO()
+    spq.save(weights, stream, programs={"onnx": graph})
+
+    class Large:
+        def SerializeToString(self, **_: object) -> bytes:
+            raise EncodeError
+
+    monkeypatch.setattr(sys.modules["spq.session"], "bind", lambda *_: Large())
+    with pytest.raises(SpqError, match="without sess_options") as caught:
+        spq.session(stream.getvalue(), sess_options=onnxruntime.SessionOptions())
+    assert caught.value.code is Reason.LIMIT_EXCEEDED

@@ -304,16 +304,60 @@ def unpack(file: Path, output: Path) -> None:
 @command.command()
 @click.argument("file", type=_INPUT)
 @click.option("-o", "--output", type=_OUTPUT, required=True, help="The .onnx to write.")
-def export(file: Path, output: Path) -> None:
+@click.option(
+    "--compact",
+    is_flag=True,
+    help="Keep the weights packed in the model; standard operators expand them to the same bits "
+    "when a runtime loads it.",
+)
+def export(file: Path, output: Path, compact: bool) -> None:
     """Write FILE as an ordinary ONNX model.
 
     \b
-    Example:
+    Examples:
       spq export model.spq -o model.onnx
+      spq export model.spq -o model.onnx --compact
     """
     with extra("onnx"):
         from spqtools.unpack import write_onnx
-    _say_written(output, write_onnx(file, output))
+    _say_written(output, write_onnx(file, output, compact=compact))
+
+
+@command.command()
+@click.argument("file", type=_INPUT)
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Processes for each way of loading; the medians are shown.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Threads that decode, and those of PyTorch.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(file: Path, runs: int, threads: int, as_json: bool) -> None:
+    """Compare how FILE loads and runs with the same weights in other files.
+
+    Each way of loading gets fresh processes, in turns with the others: torch.load and safetensors,
+    whose pages are all touched, and ONNX Runtime on an ordinary .onnx. The first load of a process
+    includes what is imported on first use; x is the time of a later load in units of SPQ's.
+
+    \b
+    Examples:
+      spq bench model.spq
+      spq bench model.spq --runs 20 --json
+    """
+    from spqtools.benchmark import benchmark_json, benchmark_text, run_benchmark
+
+    found = run_benchmark(file, runs, threads, ConsoleProgress())
+    click.echo(benchmark_json(found) if as_json else benchmark_text(found))
 
 
 @command.command()

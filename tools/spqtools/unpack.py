@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-import safetensors.torch
-
 import spq
-from spqformat import Reason, SpqError
+from spq._extras import extra
 from spqformat.atomic import write_atomically
-
-_PROTOBUF_MAX_BYTES = (1 << 31) - 1
 
 
 def write_safetensors(file: Path, output: Path) -> int:
@@ -34,6 +30,8 @@ def write_safetensors(file: Path, output: Path) -> int:
     OSError
         A file could not be read or written; nothing was changed.
     """
+    with extra("torch"):
+        import safetensors.torch
     with spq.open(file) as archive:
         tied = archive.aliases.keys()
     state = spq.load_state_dict(file)
@@ -41,7 +39,7 @@ def write_safetensors(file: Path, output: Path) -> int:
     return write_atomically(output, [safetensors.torch.save(apart, {"format": "pt"})])
 
 
-def write_onnx(file: Path, output: Path) -> int:
+def write_onnx(file: Path, output: Path, *, compact: bool = False) -> int:
     """Write a packed file as an ordinary ONNX model with its weights inside.
 
     Parameters
@@ -50,6 +48,9 @@ def write_onnx(file: Path, output: Path) -> int:
         The packed file; it must hold an ONNX program.
     output : Path
         File to create or replace, in one step or not at all.
+    compact : bool, optional
+        Whether standard operators expand the weights where the model is loaded, see
+        `spqtools.expansion.shrink`, instead of all weights being there as they are.
 
     Returns
     -------
@@ -65,9 +66,11 @@ def write_onnx(file: Path, output: Path) -> int:
         A file could not be read or written; nothing was changed.
     """
     model = spq.load_onnx(file)
-    if model.ByteSize() > _PROTOBUF_MAX_BYTES:
-        raise SpqError(
-            Reason.LIMIT_EXCEEDED,
-            "one ONNX file holds at most 2 GiB and this model is larger; load it with spq.session",
-        )
-    return write_atomically(output, [model.SerializeToString(deterministic=True)])
+    # Writing .safetensors takes no onnx.
+    from spq.onnx_graph import serialise
+
+    if compact:
+        from spqtools.expansion import shrink
+
+        shrink(model)
+    return write_atomically(output, [serialise(model)])
