@@ -95,7 +95,9 @@ def session(
     """
     graph, tensors, bfloat16 = _read(file, threads, limits)
     options.setdefault("providers", ["CPUExecutionProvider"])
-    if options.get("sess_options") is not None:
+    # Older versions share no memory that they also release.
+    shares_memory = hasattr(onnxruntime.OrtValue, "from_dlpack")
+    if options.get("sess_options") is not None or not shares_memory:
         return _open(bind(graph, tensors, bfloat16), options)
     large = {name for name, array in tensors.items() if array.nbytes >= _LEAST_OUTSIDE_BYTES}
     model = bind(graph, tensors, bfloat16, outside=large - bfloat16)
@@ -105,14 +107,13 @@ def session(
         for tensor in model.graph.initializer
         if tensor.data_location == TensorProto.EXTERNAL
     ]
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensors[name]) for name in names]
+    # Each array lives as long as ONNX Runtime needs it.
+    values = [onnxruntime.OrtValue.from_dlpack(tensors[name]) for name in names]
     tensors.clear()
     sess_options = onnxruntime.SessionOptions()
     sess_options.add_external_initializers(names, values)
-    opened_session = _open(model, {**options, "sess_options": sess_options})
-    # Their elements are the session's, which does not keep them in memory itself.
-    opened_session.spq_weights = values
-    return opened_session
+    del values
+    return _open(model, {**options, "sess_options": sess_options})
 
 
 def _read(
