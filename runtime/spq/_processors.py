@@ -15,6 +15,6 @@ def processor_count() -> int:
         count = os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text("ascii").split()
-        return max(1, min(count, round(int(quota) / int(period))))
+        return max(1, min(count, int(quota) // int(period)))
     except (OSError, ValueError, ZeroDivisionError):  # no such group, or one without a quota
         return count

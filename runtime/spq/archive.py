@@ -1,6 +1,8 @@
 """The open file: what is in it, and each tensor on request."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from spq.floats import FLOATS
 from spq.read_ahead import Read, ReadAhead
-from spq.source import FileLike, Progress, open_source
+from spq.source import FileLike, open_source
 from spqformat import Limits, Reason, SpqError
 from spqformat.ids import DType
 from spqformat.model import TensorRecord
@@ -19,6 +21,9 @@ from spqformat.reader import check_part, decode_program, read_container
 
 if TYPE_CHECKING:
     from spq.decode import Wanted
+
+Progress = Callable[[int, int], None]
+"""Hears of the bytes fetched so far and of all bytes of the file."""
 
 _FLOATS = {dtype.label: dtype for dtype in FLOATS}
 
@@ -90,15 +95,20 @@ class Archive:
     ) -> None:
         self._closed = False
         self._head = b""
+        self._progress, self._fetched_bytes = progress, 0
+        self._counting = threading.Lock()
         try:
-            self._source = open_source(file, mapped=mmap, progress=progress)
+            self._source = open_source(file, mapped=mmap)
         except (OSError, SpqError):
             raise
         except ValueError as error:
+            if isinstance(file, str | os.PathLike):
+                raise SpqError(Reason.BAD_ARGUMENT, f"{str(file)[:80]!r} is no path") from error
             raise _is_closed() from error
         try:
             # Where requests are dear, one fetches the directory and, of a small file, everything.
-            self._head = self._read(0, self._source.block_bytes)
+            if self._source.block_bytes:
+                self._head = self._read(0, self._source.block_bytes)
             self._container = read_container(self._read, self._source.total_bytes, limits)
         except BaseException:
             self._source.close()
@@ -187,7 +197,7 @@ class Archive:
         dtypes : mapping of str to str, optional
             Element type for floating-point tensors that are wanted in another than their own:
             ``f64``, ``f32``, ``f16`` or ``bf16``. They are decoded into it directly, rounded to
-            nearest, ties to even.
+            nearest, ties to even, from ``f64`` to a half type by way of ``f32``.
 
         Returns
         -------
@@ -281,16 +291,22 @@ class Archive:
 
     def _read(self, offset: int, count: int) -> bytes:
         """Return bytes of the file, which must not have been closed, by nobody."""
-        if offset + count <= len(self._head) and not self._closed:
-            return self._head[offset : offset + count]
+        if self._closed:
+            raise _is_closed()
+        known = self._head[offset : offset + count]
+        if len(known) == count:
+            return known
         try:
-            if not self._closed:
-                return self._source.read(offset, count)
+            data = self._source.read(offset + len(known), count - len(known))
         except OSError:
             raise
         except ValueError as error:  # what Python's files and buffers say when they are closed
             raise _is_closed() from error
-        raise _is_closed()
+        if self._progress is not None:
+            with self._counting:
+                self._fetched_bytes += len(data)
+                self._progress(self._fetched_bytes, self._source.total_bytes)
+        return known + data
 
 
 def _is_closed() -> SpqError:
@@ -333,8 +349,9 @@ def open(
         Whether a file on disk is mapped into memory instead of being read by position. Nobody may
         shorten it meanwhile: the system would end the process.
     progress : callable, optional
-        Called with the bytes fetched so far and those of the file after each read, by one thread
-        at a time. What it raises ends the reading.
+        Called after each read with the bytes fetched so far, what is fetched again counted again,
+        and those of the file; by one thread at a time. What it raises ends the reading; it must not
+        read from the file itself.
 
     Returns
     -------

@@ -1,7 +1,6 @@
 """Decoded tensors in the places of those of a module."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from spq._extras import extra
 
@@ -57,15 +56,15 @@ def places(
     SpqError
         `model_mismatch`, naming the tensor.
     """
-    wanted: dict[str, Any] = model.state_dict()
     tensors = _tensors(model)
-    filled = {id(tensors[name]) for name in infos if name in tensors}
-    missing = [name for name in wanted if name not in infos and id(tensors.get(name)) not in filled]
+    transient = _transient(model)
+    wanted = {name: tensor for name, tensor in tensors.items() if name not in transient}
+    filled = {id(wanted[name]) for name in infos if name in wanted}
     if strict:
-        _refuse_names("lacks", missing)
+        _refuse_names("lacks", [name for name in wanted if id(wanted[name]) not in filled])
         _refuse_names("has unexpected", [name for name in infos if name not in wanted])
     for name, tensor in tensors.items():
-        if tensor.is_meta and name not in infos and id(tensor) not in filled:
+        if tensor.is_meta and id(tensor) not in filled:
             raise SpqError(
                 Reason.MODEL_MISMATCH,
                 f"{name!r} of the model is on the meta device and not in the file; "
@@ -89,30 +88,35 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises
     ------
     SpqError
-        `model_mismatch` when the module ties names that differ, or refuses a tensor.
+        `model_mismatch` when the module ties names that differ, or refuses a tensor; then it is
+        unchanged.
     """
     before = _tensors(model)
     leaders: dict[int, str] = {}
     for name in tensors:
-        if name in before:
-            leader = leaders.setdefault(id(before[name]), name)
-            if not _same(tensors[leader], tensors[name]):
-                raise SpqError(
-                    Reason.MODEL_MISMATCH,
-                    f"the model ties {name!r} to {leader!r}, and they differ in the file",
-                )
-    try:
-        model.load_state_dict(dict(tensors), strict=False, assign=True)
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[-1].strip()[:200]
-        raise SpqError(Reason.MODEL_MISMATCH, f"the model refuses the tensors: {first}") from error
-    shared: dict[int, str] = {}
+        leader = leaders.setdefault(id(before[name]), name)
+        if not _same(tensors[leader], tensors[name]):
+            raise SpqError(
+                Reason.MODEL_MISMATCH,
+                f"the model ties {name!r} to {leader!r}, and they differ in the file",
+            )
+    parameters: dict[int, nn.Parameter] = {}
+    after: dict[str, Tensor] = {}
     for name, tensor in before.items():
-        leader = leaders.get(id(tensor), name)
-        if leader in tensors:
-            leader = shared.setdefault(id(tensors[leader]), leader)
-        if leader != name:
-            _tie(model, name, leader)
+        if id(tensor) not in leaders:
+            continue
+        new = tensors[leaders[id(tensor)]]
+        if isinstance(tensor, nn.Parameter):
+            made = nn.Parameter(new, requires_grad=tensor.requires_grad)
+            new = parameters.setdefault(id(new), made)
+        after[name] = new
+    try:
+        _set(model, after)
+    except Exception as error:  # modules may say anything when an attribute is set
+        _set(model, {name: before[name] for name in after})
+        raise SpqError(
+            Reason.MODEL_MISMATCH, f"the model refuses the tensors: {str(error)[:200]}"
+        ) from error
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -123,36 +127,39 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def _transient(model: nn.Module) -> set[str]:
+    """Return the names of buffers that no state dict holds."""
+    return {
+        f"{path}.{key}".lstrip(".")
+        for path, module in model.named_modules(remove_duplicate=False)
+        for key in module._non_persistent_buffers_set
+    }
+
+
 def _same(first: Tensor, second: Tensor) -> bool:
-    return first is second or torch.equal(first, second)
+    """Compare bits, so that a NaN is itself; what has no elements at hand is taken for equal."""
+    if first is second or first.is_meta:
+        return True
+    patterns = [tensor.reshape(-1).view(torch.uint8) for tensor in (first, second)]
+    return torch.equal(*patterns)
 
 
-def _tie(model: nn.Module, name: str, leader: str) -> None:
-    """Let a parameter or buffer be the same object as another."""
-    home, key = _home(model, name)
-    other, other_key = _home(model, leader)
-    for mine, theirs in (
-        (home._parameters, other._parameters),
-        (home._buffers, other._buffers),
-    ):
-        if key in mine and other_key in theirs:
-            mine[key] = theirs[other_key]  # type: ignore[assignment]
+def _set(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Set attributes as code would: recurrent layers keep lists of their weights up to date."""
+    for name, tensor in tensors.items():
+        parent, _, key = name.rpartition(".")
+        setattr(model.get_submodule(parent), key, tensor)
 
 
-def _home(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    parent, _, key = name.rpartition(".")
-    return model.get_submodule(parent), key
-
-
-def _checked(name: str, wanted: Any, info: TensorInfo) -> torch.dtype:
+def _checked(name: str, wanted: Tensor, info: TensorInfo) -> torch.dtype:
     """Return the element type of a module's tensor that a stored one can take the place of."""
-    if isinstance(wanted, Tensor) and is_lazy(wanted):
+    if is_lazy(wanted):
         raise SpqError(
             Reason.MODEL_MISMATCH, f"{name!r} of the model has no shape yet; run the model once"
         )
     is_plain = type(wanted) in (Tensor, nn.Parameter) and wanted.layout is torch.strided
     if not is_plain or wanted.is_quantized:
-        what = wanted.dtype if isinstance(wanted, Tensor) and is_plain else type(wanted).__name__
+        what = wanted.dtype if is_plain else type(wanted).__name__
         raise SpqError(
             Reason.MODEL_MISMATCH,
             f"{name!r} of the model is a {what}, no plain dense tensor; "
@@ -163,7 +170,7 @@ def _checked(name: str, wanted: Any, info: TensorInfo) -> torch.dtype:
             Reason.MODEL_MISMATCH,
             f"{name!r} has shape {info.shape} in the file and {tuple(wanted.shape)} in the model",
         )
-    dtype: torch.dtype = wanted.dtype
+    dtype = wanted.dtype
     both_float = dtype in FLOATS and info.dtype in FLOATS.values()
     if not both_float and info.dtype != _LABELS.get(dtype):
         raise SpqError(

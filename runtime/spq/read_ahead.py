@@ -13,8 +13,9 @@ _KEPT_BLOCKS = 4
 class ReadAhead:
     """Reads ranges that are announced in blocks: neighbours together, each block once.
 
-    A block is kept until a few others have been read after it, so readers ought to keep about to
-    the order of the ranges. Safe to use from several threads, which then wait for each other.
+    A block, of 8 MiB at most, is kept until a few others have been read after it, so readers ought
+    to keep about to the order of the ranges. Safe to use from several threads, which then wait for
+    each other.
 
     Parameters
     ----------
@@ -53,6 +54,7 @@ class ReadAhead:
         return data[offset - block[0] : offset - block[0] + count]
 
     def _add(self, ranges: list[tuple[int, int]]) -> None:
-        if ranges:
+        # A range by itself is read when it is asked for, and never again.
+        if len(ranges) > 1:
             block = ranges[0][0], sum(ranges[-1]) - ranges[0][0]
             self._blocks.update((offset, block) for offset, _ in ranges)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from spq._extras import extra
 from spqformat import Reason, SpqError
@@ -11,6 +11,7 @@ _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.2
 # What a server says about the request, and will say again.
 _FINAL_STATUSES = frozenset(range(400, 500)) - {408, 429}
+_NOT_FOUND = 404
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, NotImplementedError)
 
 Value = TypeVar("Value")
@@ -27,8 +28,8 @@ class RemoteSource:
     Raises
     ------
     SpqError
-        `missing_extra` without fsspec or what it needs for the URL, `bad_argument` for a kind of
-        URL that it does not know.
+        `missing_extra` without fsspec or what it needs for the URL, `bad_argument` for what it
+        cannot read.
     OSError
         The file is not there, or the server does not say how long it is.
     """
@@ -41,9 +42,12 @@ class RemoteSource:
             from fsspec.core import url_to_fs
         self._url = url
         try:
-            with extra("remote"):
-                self._files, self._path = url_to_fs(url)
-        except ValueError as error:
+            self._files, self._path = url_to_fs(url)
+        except OSError:
+            raise
+        except ImportError as error:
+            raise SpqError(Reason.MISSING_EXTRA, f"{url}: {_first_line(error)}") from error
+        except Exception as error:  # file systems raise whatever they like at what is no URL
             raise SpqError(
                 Reason.BAD_ARGUMENT, f"{url} cannot be read: {_first_line(error)}"
             ) from error
@@ -83,23 +87,32 @@ class RemoteSource:
             try:
                 return request()
             except Exception as error:  # file systems raise whatever their libraries raise
-                if attempt == _ATTEMPTS or _is_final(error):
-                    raise self._refusal(error) from error
+                cause = _cause(error)
+                if attempt == _ATTEMPTS or _is_final(cause):
+                    raise self._refusal(cause) from error
             time.sleep(pause)
             pause *= 2
         raise AssertionError("the last attempt returns or raises")
 
-    def _refusal(self, error: Exception) -> OSError:
+    def _refusal(self, error: BaseException) -> OSError:
         """Return what the caller is told."""
-        kinds = (FileNotFoundError, PermissionError)
-        kind = next((kind for kind in kinds if isinstance(error, kind)), OSError)
+        kind: type[OSError] = OSError
+        if isinstance(error, FileNotFoundError) or getattr(error, "status", 0) == _NOT_FOUND:
+            kind = FileNotFoundError
         return kind(f"{self._url}: {_first_line(error)}")
 
 
-def _is_final(error: Any) -> bool:
+def _cause(error: BaseException) -> BaseException:
+    """Return what is behind an error: fsspec says of any trouble that there is no file."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_final(error: BaseException) -> bool:
     return isinstance(error, _FINAL_ERRORS) or getattr(error, "status", 0) in _FINAL_STATUSES
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

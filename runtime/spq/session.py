@@ -107,7 +107,7 @@ def session(
         for tensor in model.graph.initializer
         if tensor.data_location == TensorProto.EXTERNAL
     ]
-    # Each array lives as long as ONNX Runtime needs it.
+    # The arrays are ONNX Runtime's from here on.
     values = [onnxruntime.OrtValue.from_dlpack(tensors[name]) for name in names]
     tensors.clear()
     sess_options = onnxruntime.SessionOptions()

@@ -4,7 +4,6 @@ import mmap
 import os
 import re
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -12,9 +11,6 @@ from spqformat import Reason, SpqError
 
 PathLike = str | os.PathLike[str]
 FileLike = PathLike | bytes | bytearray | memoryview | BinaryIO
-Progress = Callable[[int, int], None]
-"""Hears of the bytes fetched so far and of all bytes of the file."""
-
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -120,9 +116,7 @@ class StreamSource:
         """Leave the caller's file alone."""
 
 
-def open_source(
-    file: FileLike, *, mapped: bool = False, progress: Progress | None = None
-) -> Source:
+def open_source(file: FileLike, *, mapped: bool = False) -> Source:
     """Return the source for a path, a URL, bytes, or a seekable binary file object.
 
     Parameters
@@ -131,8 +125,6 @@ def open_source(
         The file.
     mapped : bool
         Whether a file on disk is mapped into memory; nothing else can be.
-    progress : callable, optional
-        Called with the bytes fetched so far and those of the file; by one thread at a time.
 
     Raises
     ------
@@ -144,17 +136,10 @@ def open_source(
     TypeError
         `file` is none of these.
     """
-    source = _open_mapped(file) if mapped else _open(file)
-    return source if progress is None else _WatchedSource(source, progress)
-
-
-def _open_mapped(file: FileLike) -> Source:
-    if isinstance(file, str | os.PathLike) and not is_url(file):
-        return MappedSource(file)
-    raise SpqError(Reason.BAD_ARGUMENT, "only a file on disk can be mapped; leave out mmap")
-
-
-def _open(file: FileLike) -> Source:
+    if mapped:
+        if isinstance(file, str | os.PathLike) and not is_url(file):
+            return MappedSource(file)
+        raise SpqError(Reason.BAD_ARGUMENT, "only a file on disk can be mapped; leave out mmap")
     if isinstance(file, str) and is_url(file):
         from spq.remote import RemoteSource
 
@@ -171,25 +156,3 @@ def _open(file: FileLike) -> Source:
 def is_url(file: PathLike) -> bool:
     """Tell a URL from a path."""
     return isinstance(file, str) and _URL.match(file) is not None
-
-
-class _WatchedSource:
-    """A source that says how much has been fetched from it."""
-
-    def __init__(self, source: Source, progress: Progress) -> None:
-        self._source, self._progress = source, progress
-        self._lock = threading.Lock()
-        self._fetched_bytes = 0
-        self.total_bytes, self.block_bytes = source.total_bytes, source.block_bytes
-
-    def read(self, offset: int, count: int) -> bytes:
-        """Return the bytes from `offset` on."""
-        data = self._source.read(offset, count)
-        with self._lock:
-            self._fetched_bytes += len(data)
-            self._progress(self._fetched_bytes, self.total_bytes)
-        return data
-
-    def close(self) -> None:
-        """Release what the source holds."""
-        self._source.close()

@@ -182,15 +182,22 @@ def _decoded(
     threads: int | None,
 ) -> dict[str, Tensor]:
     """Return tensors, floating-point ones in the types wanted."""
-    labels = {}
-    for name in dtypes.keys() & _floats(archive, chosen):
-        if dtypes[name] not in FLOATS:
+    labels: dict[str, str] = {}
+    floats = _floats(archive, chosen)
+    for name, dtype in dtypes.items():
+        if name not in floats:
+            continue
+        if dtype not in FLOATS:
             raise SpqError(
                 Reason.BAD_ARGUMENT,
-                f"tensors are not decoded into {dtypes[name]}; take float64, float32, float16 or "
-                "bfloat16",
+                f"tensors are not decoded into {dtype}; take float64, float32, float16 or bfloat16",
             )
-        labels[chosen[name]] = FLOATS[dtypes[name]]
+        if labels.setdefault(chosen[name], FLOATS[dtype]) != FLOATS[dtype]:
+            raise SpqError(
+                Reason.MODEL_MISMATCH,
+                f"{name!r} is tied in the file, and the model has tied names in several types; "
+                "give them one, or pass dtype",
+            )
     tensors = {}
     for stored, array in archive.tensors(
         _threads(threads), names=chosen.values(), dtypes=labels

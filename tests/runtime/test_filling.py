@@ -196,12 +196,66 @@ def test_lazy_modules() -> None:
 
 def test_modules_that_refuse() -> None:
     class Refuses(nn.Linear):
-        def _load_from_state_dict(self, *arguments: Any) -> None:
-            arguments[-1].append("not like this")
+        loaded = False
 
-    with pytest.raises(SpqError, match="the model refuses the tensors: not like this") as caught:
-        spq.load(file_of({"weight": torch.ones(3, 2), "bias": torch.ones(3)}), Refuses(2, 3))
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "bias" and self.loaded and value.sum() == 3:
+                raise KeyError("not like this")
+            super().__setattr__(name, value)
+
+    model = Refuses(2, 3)
+    model.loaded = True
+    before = dict(model.named_parameters())
+    with pytest.raises(SpqError, match=r"the model refuses the tensors: .not like this") as caught:
+        spq.load(file_of({"weight": torch.ones(3, 2), "bias": torch.ones(3)}), model)
     assert caught.value.code is Reason.MODEL_MISMATCH
+    assert all(model.get_parameter(name) is tensor for name, tensor in before.items())
+
+
+def test_names_that_only_a_state_dict_knows() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model._register_state_dict_hook(  # type: ignore[no-untyped-call]
+        lambda module, state, *_: {f"module.{name}": tensor for name, tensor in state.items()}
+    )
+    with pytest.raises(SpqError, match=r"lacks '0\.weight'"):
+        spq.load(file_of(dict(model.state_dict())), model)
+
+
+def test_one_stored_tensor_in_several_types() -> None:
+    model = Tied(ties=False)
+    model.embedding.half()
+    with pytest.raises(SpqError, match="in several types") as caught:
+        spq.load(file_of(STATE), model)
+    assert caught.value.code is Reason.MODEL_MISMATCH
+    assert spq.load(file_of(STATE), model, dtype=torch.float16) is model
+
+
+def test_nan_is_itself() -> None:
+    weight = torch.full((7, 4), torch.nan)
+    state = {**STATE, "embedding.weight": weight, "head.weight": weight.clone()}
+    assert bool(spq.load(file_of(state), Tied()).get_parameter("head.weight").isnan().all())
+
+
+def test_buffers_that_are_not_kept_are_not_filled() -> None:
+    model = Tied()
+    model.register_buffer("positions", torch.ones(3), persistent=False)
+    data = file_of({**STATE, "positions": torch.zeros(3)})
+    with pytest.raises(SpqError, match="has unexpected 'positions'"):
+        spq.load(data, model)
+    spq.load(data, model, strict=False)
+    assert bool((model.get_buffer("positions") == 1).all())
+    model.register_buffer("positions", torch.empty(3, device="meta"), persistent=False)
+    with pytest.raises(SpqError, match="'positions' of the model is on the meta device"):
+        spq.load(data, model, strict=False)
+
+
+def test_recurrent_layers() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        first, second = nn.LSTM(3, 4), nn.LSTM(3, 4, device="meta")
+    loaded = spq.load(file_of(dict(first.state_dict())), second)
+    inputs = torch.rand(5, 2, 3)
+    assert torch.equal(loaded(inputs)[0], first(inputs)[0])
 
 
 def test_types_that_are_not_floating_point() -> None:

@@ -234,6 +234,13 @@ def test_progress_of_a_file(tmp_path: Path) -> None:
     assert heard[-1] == ((tmp_path / "x.spq").stat().st_size,) * 2
 
 
+@pytest.mark.parametrize("path", ["a\0b", "\ud800"])
+def test_what_is_no_path(path: str) -> None:
+    with pytest.raises(SpqError, match="is no path") as caught:
+        spq.open(path)
+    assert caught.value.code is Reason.BAD_ARGUMENT
+
+
 def test_urls_are_no_paths() -> None:
     assert [is_url(url) for url in ("https://example.org/a", "S3://bucket/a")] == [True, True]
     assert [is_url(path) for path in ("folder/a", "C:/a", "/a://b")] == [False] * 3

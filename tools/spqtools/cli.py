@@ -331,7 +331,7 @@ def export(file: Path, output: Path, compact: bool) -> None:
     default=5,
     show_default=True,
     metavar="N",
-    help="Processes for each way of loading; the medians are shown.",
+    help="Processes for each way of loading; the medians are shown, and the smallest.",
 )
 @click.option(
     "--threads",
@@ -346,8 +346,13 @@ def bench(file: Path, runs: int, threads: int, as_json: bool) -> None:
     """Compare how FILE loads and runs with the same weights in other files.
 
     Each way of loading gets fresh processes, in turns with the others: torch.load and safetensors,
-    whose pages are all touched, and ONNX Runtime on an ordinary .onnx. The first load of a process
-    includes what is imported on first use; x is the time of a later load in units of SPQ's.
+    whose pages are all touched, and ONNX Runtime on an ordinary .onnx. They find their files in
+    the page cache.
+
+    start is for imports and the first use of the compiled decoder, the first load has it included,
+    load is a second one in the same process. Peak memory is what the first load adds to the
+    process at its peak, after the start. Networks run on zeros, a batch of 1 where that is free. An
+    x is the figure before it in units of SPQ's.
 
     \b
     Examples:
