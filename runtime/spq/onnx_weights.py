@@ -19,6 +19,7 @@ _STORABLE = frozenset(
         TensorProto.BOOL,
     }
 )
+_STAYING = frozenset(TensorProto.DataType.values()) - _STORABLE
 
 
 def take_weights(graph: GraphProto, weight_names: Collection[str]) -> dict[str, NDArray[Any]]:
@@ -105,8 +106,11 @@ def _take_inner(
 
 
 def _is_large(tensor: TensorProto) -> bool:
-    """Tell whether a tensor is worth a place of its own in a file, which can hold it."""
-    return tensor.data_type in _STORABLE and prod(tensor.dims) >= _LEAST_ELEMENTS
+    """Tell whether a tensor is worth a place of its own in a file, which can hold it.
+
+    Types that there are not count as damage, which reading the tensor will tell.
+    """
+    return tensor.data_type not in _STAYING and prod(tensor.dims) >= _LEAST_ELEMENTS
 
 
 def _constant(node: NodeProto) -> TensorProto | None:
