@@ -10,6 +10,7 @@ with extra("torch"):
     from torch.nn.parameter import is_lazy
 
 from spq.archive import TensorInfo
+from spq.save import TORCH_DTYPES
 from spqformat import Reason, SpqError
 
 FLOATS = {
@@ -17,17 +18,6 @@ FLOATS = {
     torch.float32: "f32",
     torch.float16: "f16",
     torch.bfloat16: "bf16",
-}
-_LABELS = FLOATS | {
-    torch.int8: "i8",
-    torch.int16: "i16",
-    torch.int32: "i32",
-    torch.int64: "i64",
-    torch.uint8: "u8",
-    torch.uint16: "u16",
-    torch.uint32: "u32",
-    torch.uint64: "u64",
-    torch.bool: "bool",
 }
 _SHOWN_KEYS = 3
 
@@ -172,7 +162,8 @@ def _checked(name: str, wanted: Tensor, info: TensorInfo) -> torch.dtype:
         )
     dtype = wanted.dtype
     both_float = dtype in FLOATS and info.dtype in FLOATS.values()
-    if not both_float and info.dtype != _LABELS.get(dtype):
+    own = TORCH_DTYPES.get(str(dtype))
+    if not both_float and (own is None or info.dtype != own.label):
         raise SpqError(
             Reason.MODEL_MISMATCH,
             f"{name!r} has type {info.dtype} in the file and {dtype} in the model",

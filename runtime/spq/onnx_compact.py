@@ -15,7 +15,7 @@ from onnx import (
     numpy_helper,
 )
 
-from spq.onnx_weights import graphs_inside
+from spq.onnx_weights import defined_names, graphs_inside
 
 _DOMAINS = ("", "ai.onnx")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -68,7 +68,7 @@ def _shortcut(graph: GraphProto) -> None:
         if sizes is not None:
             shapes[tensor.name] = sizes
             literal.add(tensor.name)
-    fresh = _fresh_names(_names(graph))
+    fresh = fresh_names(value_names(graph))
     nodes: list[NodeProto] = []
     for node in graph.node:
         node.input[:] = [same.get(name, name) for name in node.input]
@@ -160,7 +160,7 @@ def _drop_unused(graph: GraphProto) -> None:
             continue
         used.update(node.input)
         for inner in graphs_inside(node):
-            used |= _names(inner)
+            used |= value_names(inner)
         kept.append(node)
     _replace_nodes(graph, kept[::-1])
     inputs = {value.name for value in graph.input}
@@ -198,10 +198,10 @@ def _is_default(operator: str, given: AttributeProto, schema: defs.OpSchema) -> 
 def _shorten_names(graph: GraphProto) -> None:
     """Give results that only this graph knows short names."""
     inner = [inner for node in graph.node for inner in graphs_inside(node)]
-    public = {value.name for value in graph.output} | set().union(*map(_defined, inner))
+    public = {value.name for value in graph.output} | set().union(*map(defined_names, inner))
     public |= {entry.tensor_name for entry in graph.quantization_annotation}
     own = {name for node in graph.node for name in node.output if name} - public
-    fresh = _fresh_names(_names(graph) - own)
+    fresh = fresh_names(value_names(graph) - own)
     _rename(
         graph,
         {name: next(fresh) for node in graph.node for name in node.output if name in own},
@@ -218,7 +218,7 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
                 value.name = names.get(value.name, value.name)
 
 
-def _fresh_names(taken: set[str]) -> Iterator[str]:
+def fresh_names(taken: set[str]) -> Iterator[str]:
     """Yield a, b, ... z, ba, bb, ... without those that are taken."""
     for number in count():
         name, rest = "", number
@@ -228,27 +228,15 @@ def _fresh_names(taken: set[str]) -> Iterator[str]:
             yield name
 
 
-def _names(graph: GraphProto) -> set[str]:
+def value_names(graph: GraphProto) -> set[str]:
     """Return every name of a value in a graph and inside it."""
-    found = {value.name for value in graph.output} | _defined(graph)
+    found = {value.name for value in (*graph.output, *graph.value_info)}
+    found |= set(defined_names(graph))
     found |= {entry.tensor_name for entry in graph.quantization_annotation}
     for node in graph.node:
         found.update(node.input)
         for inner in graphs_inside(node):
-            found |= _names(inner)
-    return found
-
-
-def _defined(graph: GraphProto) -> set[str]:
-    """Return the names that a graph defines, itself or inside it."""
-    found = {value.name for value in graph.input}
-    found |= {tensor.name for tensor in graph.initializer}
-    found |= {tensor.values.name for tensor in graph.sparse_initializer}
-    found |= {name for node in _all_nodes(graph) for name in node.output}
-    for node in _all_nodes(graph):
-        for inner in graphs_inside(node):
-            found |= {value.name for value in inner.input}
-            found |= {tensor.name for tensor in inner.initializer}
+            found |= value_names(inner)
     return found
 
 

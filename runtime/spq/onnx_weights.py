@@ -40,7 +40,7 @@ def take_weights(graph: GraphProto, weight_names: Collection[str]) -> dict[str, 
     dict of str to ndarray
         Weights by name; bfloat16 ones as ml_dtypes arrays.
     """
-    times_defined = Counter(_defined(graph))
+    times_defined = Counter(defined_names(graph))
     weights = _take(graph, weight_names, ())
     for node in graph.node:
         for inner in graphs_inside(node):
@@ -120,7 +120,7 @@ def _constant(node: NodeProto) -> TensorProto | None:
     return next((given.t for given in node.attribute if given.name == "value"), None)
 
 
-def _defined(graph: GraphProto) -> Iterator[str]:
+def defined_names(graph: GraphProto) -> Iterator[str]:
     """Yield the names that a graph and its subgraphs define, as often as they do."""
     yield from (value.name for value in graph.input)
     # Old graphs repeat initializers among the inputs.
@@ -130,7 +130,7 @@ def _defined(graph: GraphProto) -> Iterator[str]:
     for node in graph.node:
         yield from node.output
         for inner in graphs_inside(node):
-            yield from _defined(inner)
+            yield from defined_names(inner)
 
 
 def _rename_uses(graph: GraphProto, names: Mapping[str, str]) -> None:

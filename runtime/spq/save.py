@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _DTYPES = {dtype.numpy: dtype for dtype in DType if dtype is not DType.BF16}
-_TORCH_DTYPES = {
+TORCH_DTYPES = {
     "torch.float64": DType.F64,
     "torch.float32": DType.F32,
     "torch.float16": DType.F16,
@@ -110,7 +110,7 @@ def _as_array(name: str, tensor: object) -> tuple[NDArray[Any], DType, Hashable]
     """Return a tensor's elements, its type, and what tells its memory from another's."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
-        dtype = _TORCH_DTYPES.get(str(tensor.dtype))
+        dtype = TORCH_DTYPES.get(str(tensor.dtype))
         if dtype is None or tensor.layout is not torch.strided or tensor.is_meta:
             raise _unsupported(name, f"{tensor.layout} {tensor.dtype}")
         check_shape(name, tensor.shape)  # NumPy refuses some in its own way

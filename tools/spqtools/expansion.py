@@ -1,14 +1,14 @@
 """Keeps weights packed in an ONNX model; standard operators expand them where it is loaded."""
 
 from collections.abc import Iterator, Mapping
-from itertools import count, product
 from math import prod
-from string import ascii_letters
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
+
+from spq.onnx_compact import fresh_names, value_names
 
 _DOMAINS = ("", "ai.onnx")
 # The first operator set with CumSum and ScatterElements; that whose ConstantOfShape knows bfloat16.
@@ -56,7 +56,7 @@ def shrink(model: ModelProto) -> None:
     stay = {value.name for value in graph.input}
     if version < _BFLOAT16_SINCE:
         stay |= {t.name for t in graph.initializer if t.data_type == TensorProto.BFLOAT16}
-    names = _fresh_names(set(_names(graph)))
+    names = fresh_names(value_names(graph))
     constants: dict[bytes, str] = {}
     result = GraphProto()
     for tensor in graph.initializer:
@@ -220,26 +220,3 @@ def _patterns(tensor: TensorProto) -> NDArray[Any] | None:
     if len(tensor.raw_data) != prod(tensor.dims) * dtype.itemsize:
         return None
     return np.frombuffer(tensor.raw_data, dtype)
-
-
-def _fresh_names(taken: set[str]) -> Iterator[str]:
-    """Yield a, b, ... z, A, ... Z, aa, ab, ... without those that are taken."""
-    for length in count(1):
-        for letters in product(ascii_letters, repeat=length):
-            name = "".join(letters)
-            if name not in taken:
-                yield name
-
-
-def _names(graph: GraphProto) -> Iterator[str]:
-    """Yield the names of all values in a graph and inside it."""
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        yield value.name
-    for sparse in graph.sparse_initializer:
-        yield sparse.values.name
-    for node in graph.node:
-        yield from (*node.input, *node.output)
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            for subgraph in inner:
-                yield from _names(subgraph)
