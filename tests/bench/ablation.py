@@ -113,8 +113,8 @@ def _patches(variant: str, effort: str) -> list[AbstractContextManager[Any]]:
             patch.object(search, "allocate", _same_shares),
         ]
     if variant == "without rate of levels":
-        k_means = partial(quantise.quantise_layer, methods=("k-means",))
-        return [patch.object(placing, "quantise_layer", k_means)]
+        k_means = partial(placing.place_levels, methods=("k-means",))
+        return [patch.object(compress, "place_levels", k_means)]
     if variant == "without rate of zeros":
         return [
             patch.object(search, "mask_bits", lambda mask, unit: 0.0),

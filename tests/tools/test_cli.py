@@ -46,7 +46,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pack", "inspect", "verify", "unpack", "export", "bench", "demo", "warmup"]
+    "name", ["pack", "inspect", "verify", "unpack", "export", "bench", "compare", "demo", "warmup"]
 )
 def test_each_command_has_help_with_an_example(
     name: str, capsys: pytest.CaptureFixture[str]

@@ -2,7 +2,6 @@
 
 import errno
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -14,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spqformat import Reason, SpqError
+from spqtools.images import image_files, read_image
+from spqtools.preprocess import OPTION, Preprocess
 
 LABELS = "y"
 _MAX_HEADER_CHARACTERS = 10_000
 # What zipfile and its decompressors raise on damage, as if the system had refused something.
 _DAMAGE = (None, errno.EINVAL)
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Calibration:
         return int(self.inputs[0].shape[0])
 
 
-def read_calibration(path: Path) -> Calibration:
+def read_calibration(path: Path, preprocess: Preprocess | None = None) -> Calibration:
     """Read calibration inputs.
 
     Parameters
@@ -51,7 +51,10 @@ def read_calibration(path: Path) -> Calibration:
     path : Path
         ``.npz`` with one array per model input in the order of the inputs (a single one is
         usually called ``x``) and optional labels ``y``; ``.npy`` with one array; or a folder of
-        images of equal size, which become float32 of shape (samples, 3, height, width) in [0, 1].
+        images.
+    preprocess : Preprocess, optional
+        What is done to the images of a folder; without it they must be of equal size and become
+        float32 of shape (samples, 3, height, width) in [0, 1].
 
     Returns
     -------
@@ -62,12 +65,18 @@ def read_calibration(path: Path) -> Calibration:
     ------
     SpqError
         `bad_calibration` for files that are not arrays, arrays of objects, no samples, unequal
-        numbers of samples, or values that are not finite.
+        numbers of samples, or values that are not finite; `bad_argument` for arrays with a
+        `preprocess`.
     OSError
         The file cannot be read.
     """
     if path.is_dir():
-        return Calibration((_read_images(path),), None)
+        return Calibration((_read_images(path, preprocess or Preprocess()),), None)
+    if preprocess is not None:
+        raise SpqError(
+            Reason.BAD_ARGUMENT,
+            f"{OPTION} is for folders of images, and {path} is a file; leave it out",
+        )
     with path.open("rb") as stream:
         magic = stream.read(4)
         stream.seek(0)
@@ -144,32 +153,15 @@ def _checked_labels(labels: NDArray[np.generic], samples: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
 
 
-def _read_images(folder: Path) -> Tensor:
+def _read_images(folder: Path, preprocess: Preprocess) -> Tensor:
     """Read a folder of images in the order of their names."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise SpqError(
-            Reason.MISSING_EXTRA, "images need Pillow: pip install 'spqformat[all]'"
-        ) from error
-    files: Sequence[Path] = sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES
-    )
-    if not files:
-        raise _refuse(f"{folder} holds no images; known are .jpg, .png, .bmp and .webp")
     images: list[NDArray[np.float32]] = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-        except Exception as error:  # Pillow raises whatever its parts raise on damaged images
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise _refuse(f"{file} is not an image, or damaged") from error
+    for file in image_files(folder):
+        pixels = preprocess.apply(read_image(file))
         if images and pixels.shape != images[0].shape:
-            raise _refuse(f"{file} has another size than the images before it; resize them")
+            raise _refuse(f"{file} has another size than those before it; add {OPTION} size=...")
         images.append(pixels)
-    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2) / np.float32(255))
+    return torch.from_numpy(np.stack(images))
 
 
 def _refuse(message: str) -> SpqError:

@@ -1,4 +1,4 @@
-"""Calls what the caller names as MODULE:CALLABLE or FILE.py:CALLABLE."""
+"""Finds what the caller names as MODULE:CALLABLE or FILE.py:CALLABLE."""
 
 import importlib
 import importlib.util
@@ -13,6 +13,20 @@ from spqformat import Reason, SpqError
 def call_named(spec: str, option: str) -> Any:
     """Import a callable and return what it returns.
 
+    Parameters and errors are those of `find_named`; one that fails is a `bad_argument`.
+    """
+    named = find_named(spec, option)
+    try:
+        return named()
+    except OSError:
+        raise
+    except (Exception, SystemExit) as error:  # the caller's own code may raise anything
+        raise failed(spec, option, error) from error
+
+
+def find_named(spec: str, option: str) -> Callable[..., Any]:
+    """Import a callable.
+
     Parameters
     ----------
     spec : str
@@ -23,7 +37,7 @@ def call_named(spec: str, option: str) -> Any:
     Raises
     ------
     SpqError
-        `bad_argument` when it is no such spec or fails.
+        `bad_argument` when it is no such spec or its module fails.
     OSError
         The file cannot be read.
     """
@@ -35,12 +49,12 @@ def call_named(spec: str, option: str) -> Any:
         )
     try:
         module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-        named: Callable[[], Any] = getattr(module, name)
-        return named()
+        named: Callable[..., Any] = getattr(module, name)
     except OSError:
         raise
     except (Exception, SystemExit) as error:  # the caller's own code may raise anything
         raise failed(spec, option, error) from error
+    return named
 
 
 def failed(spec: str, option: str, error: BaseException) -> SpqError:

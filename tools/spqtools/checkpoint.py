@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class Checkpoint:
 
 def search_digest(evolution: Evolution, options: Options) -> str:
     """Return what tells a search from every other: options, weights and inputs."""
-    digest = hashlib.sha256(json.dumps([_FORMAT, asdict(options)]).encode())
+    digest = hashlib.sha256(json.dumps([_FORMAT, options.described()]).encode())
     for name in sorted(evolution.teacher):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(evolution.teacher[name].numpy()).tobytes())

@@ -54,6 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+_PREPROCESS = click.option(
+    "--preprocess",
+    metavar="SPEC",
+    help="What is done to images, KEY=VALUE with commas: size=416 or size=640x480 (width first), "
+    "fit=stretch|letterbox|crop, fill=128 (of a letterbox), scale=255 (pixels are divided by it), "
+    "mean=R/G/B and std=R/G/B (after that), order=rgb|bgr, layout=nchw|nhwc.",
+)
+
+
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="spq %(version)s")
 @click.pass_context
@@ -84,6 +93,15 @@ def command(context: click.Context) -> None:
     type=click.Path(exists=True, path_type=Path),
     help="Calibration inputs: .npz with 'x' (or one array per model input) and optional labels "
     "'y', .npy, or a folder of images. Without it only the weights are looked at.",
+)
+@_PREPROCESS
+@click.option(
+    "--fitness",
+    metavar="NAME",
+    help="What students are judged by: yolo, for the raw heads of a detector, or MODULE:CALLABLE "
+    "or FILE.py:CALLABLE that is given two lists of outputs, the student's and the original's, and "
+    "returns a scalar tensor (this code is run).  [default: KL divergence of classes, else squared "
+    "error]",
 )
 @click.option(
     "--sparsity",
@@ -179,6 +197,8 @@ def pack(
     output: Path | None,
     arch: str | None,
     calib: Path | None,
+    preprocess: str | None,
+    fitness: str | None,
     bits: int | None,
     effort: str,
     seed: int,
@@ -208,6 +228,8 @@ def pack(
       spq pack model.pt2 --calib x.npz --target-size 100kB --frontier points.json
       spq pack model.pt2 --calib x.npz --target-ratio 130 --recover images.npz
       spq pack model.safetensors --sparsity 0.8
+      spq pack yolo.onnx --calib images --preprocess size=416,fit=letterbox --fitness yolo \\
+        --sparsity 0.9 --bits 4
     """
     chosen = [name for name in GOALS if goals[name] is not None]
     if len(chosen) > 1:
@@ -226,17 +248,29 @@ def pack(
         )
     if frontier is not None and calib is None:
         raise click.UsageError("--frontier is measured on calibration inputs; add --calib.")
+    for name, given in (("--preprocess", preprocess), ("--fitness", fitness)):
+        if given is not None and calib is None:
+            raise click.UsageError(f"{name} is for calibration inputs; add --calib.")
     target = model.with_suffix(".spq") if output is None else output
     with extra("all"):
         from spqtools.goal import Options
         from spqtools.pack import PackRequest, checkpoint_path, run_pack
+        from spqtools.preprocess import parse_preprocess
         from spqtools.report import report_json, report_text
     request = PackRequest(
         model=model,
         output=target,
-        options=Options(bits=bits, effort=effort, seed=seed, recovers=recover is not None, **goals),
+        options=Options(
+            bits=bits,
+            effort=effort,
+            seed=seed,
+            recovers=recover is not None,
+            fitness=fitness,
+            **goals,
+        ),
         arch=arch,
         calibration=calib,
+        preprocess=None if preprocess is None else parse_preprocess(preprocess),
         stores_program=program,
         resumes=resume,
         frontier=frontier,
@@ -363,6 +397,73 @@ def bench(file: Path, runs: int, threads: int, as_json: bool) -> None:
 
     found = run_benchmark(file, runs, threads, ConsoleProgress())
     click.echo(benchmark_json(found) if as_json else benchmark_text(found))
+
+
+@command.command()
+@click.argument("teacher", type=_INPUT)
+@click.argument("student", type=_INPUT)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="Folder of images; for classification also .npz with 'x' and optional labels 'y'.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(["detection", "classification"]),
+    required=True,
+    help="What the networks do.",
+)
+@_PREPROCESS
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with a text for each image, lines 'class x y width height' as YOLO has them; "
+    "detection is scored with COCO's AP50 and AP50:95.",
+)
+@click.option(
+    "--confidence",
+    type=parameters.number(lambda value: 0.01 <= value <= 1, "from 0.01 to 1"),
+    metavar="C",
+    help="The teacher's objects that count: it is so sure of them.  [default: 0.8]",
+)
+@click.option(
+    "--pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write a picture of each image with what both detectors find.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(preprocess: str | None, as_json: bool, **given: Any) -> None:
+    """Compare what STUDENT answers with what TEACHER answers.
+
+    Both are .onnx, or .spq with an ONNX program.
+
+    Detection: the student has found an object of the teacher when it has a detection of the same
+    class there (intersection over union of at least 0.5) with a confidence of at least 0.5. A false
+    alarm is an object that it finds at --confidence and of which the teacher is not even so sure.
+    Pictures show the teacher at the left, in red what the student has lost, in orange its false
+    alarms.
+
+    Classification: how often the teacher's answer is the student's, or among its first five.
+
+    \b
+    Examples:
+      spq compare yolo.onnx yolo.spq --data images --task detection \\
+        --preprocess size=416,fit=letterbox --labels labels --pictures seen
+      spq compare net.onnx net.spq --data test.npz --task classification --json
+    """
+    with extra("all"):
+        from spqtools.comparison.request import (
+            CompareRequest,
+            comparison_json,
+            comparison_text,
+            run_compare,
+        )
+        from spqtools.preprocess import parse_preprocess
+    steps = None if preprocess is None else parse_preprocess(preprocess)
+    found = run_compare(CompareRequest(preprocess=steps, **given), ConsoleProgress())
+    click.echo(comparison_json(found) if as_json else comparison_text(found))
 
 
 @command.command()

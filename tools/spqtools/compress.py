@@ -14,8 +14,8 @@ from spqtools.calibration import Calibration
 from spqtools.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
 from spqtools.deadline import Deadline, TimeUp
 from spqtools.evolve.search import EFFORTS, Evolution, Sparse
+from spqtools.fitness import named_fitness
 from spqtools.goal import (
-    DEFAULT_MAX_DIVERGENCE,
     Goal,
     Options,
     Point,
@@ -55,8 +55,9 @@ _AUTO_BITS = 5
 _TRUSTED_SHARE = 0.25
 # No survivor costs less than this in any file, so larger students need not be encoded.
 _LEAST_BITS_PER_SURVIVOR = 2.0
-# A student that would fit at so many bits for each survivor can leave the rest to training.
-_MOST_BITS_PER_SURVIVOR = 9.0
+# A student that would fit at so many bits for each survivor can leave the rest to training, which
+# wins back what levels cost but zeroes worse than evolution and compensation do.
+_MOST_BITS_PER_SURVIVOR = 6.0
 _RECOVERED_BITS = 3
 # Share of the time that is left to the search where training follows.
 _SEARCHING = 0.5
@@ -234,6 +235,7 @@ class _Search:
             max_levels=(1 << (options.bits or _RECOVERED_BITS)) - 1,
             seconds=seconds,
             seed=options.seed,
+            fitness=self._evolution.fitness,
         )
         divergence = self._evolution.measure(found.tensors)
         point = Point(0.0, file_bytes(found.tensors), divergence, None)
@@ -305,8 +307,7 @@ class _Search:
         if self._options.recovers and self._options.sparsity is None:
             kept = sum(int(mask.sum()) for mask in student.keep.values())
             fits = kept * _MOST_BITS_PER_SURVIVOR <= 8 * (goal.target_bytes or 0)
-            harmed = self._evolution.measure(student.tensors) > DEFAULT_MAX_DIVERGENCE
-            return Trial(density, beyond=fits or harmed)
+            return Trial(density, beyond=fits)
         if self._on_point is not None:
             self._own(rung)
         if self._options.sparsity is not None:
@@ -415,8 +416,10 @@ class _Search:
 
 def _start(graph: fx.GraphModule, calibration: Calibration, options: Options) -> Evolution:
     """Run the teacher once and refuse what cannot be searched."""
+    fitness = None if options.fitness is None else named_fitness(options.fitness)
+    effort = EFFORTS[options.effort]
     try:
-        evolution = Evolution(graph, calibration.inputs, options.seed, EFFORTS[options.effort])
+        evolution = Evolution(graph, calibration.inputs, options.seed, effort, fitness=fitness)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise SpqError(

@@ -1,11 +1,12 @@
 """What the user wants, and which density to try next to get there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Effort
+from spqtools.fitness import stored_name
 
 # Without a goal: mean KL divergence in nats. It costs LeNet-300-100 on MNIST about half a point of
 # accuracy (tests/bench/RESULTS.md).
@@ -41,6 +42,9 @@ class Options:
         Seed of all random choices.
     recovers : bool
         Whether training follows the search; the goal is then a sparsity or a size.
+    fitness : str, optional
+        Name of what students are judged by, see `named_fitness`; by default what their outputs look
+        like.
     """
 
     sparsity: float | None = None
@@ -52,6 +56,7 @@ class Options:
     effort: str = "default"
     seed: int = 0
     recovers: bool = False
+    fitness: str | None = None
 
     def __post_init__(self) -> None:
         goals = [
@@ -78,6 +83,17 @@ class Options:
             )
         if self.bits is not None and not 1 <= self.bits <= 8:
             raise SpqError(Reason.BAD_ARGUMENT, f"bits is {self.bits}; allowed are 1 to 8")
+
+    def described(self) -> dict[str, object]:
+        """Return all options as a file may tell them, without paths.
+
+        Raises
+        ------
+        OSError
+            The code of the fitness cannot be read.
+        """
+        fitness = None if self.fitness is None else stored_name(self.fitness)
+        return {**asdict(self), "fitness": fitness}
 
     def goal(self, float_bytes: int) -> "Goal":
         """Return the goal in numbers; without one, the default divergence.

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 import spq
+from spq.onnx_graph import serialise
 from spqformat import Reason, SpqError
 from spqtools.calibration import Calibration
 from spqtools.evolve.search import held_out_samples
 from spqtools.ingest import Source
+from spqtools.onnx_runtime import open_session, run_all
 from spqtools.report import Accuracy
 
 _BATCH_SAMPLES = 256
@@ -25,7 +27,7 @@ Network = Callable[..., Any]
 
 
 def accuracy_of_packed(
-    packed: bytes, source: Source, traced: ExportedProgram, calibration: Calibration
+    packed: bytes, source: Source, traced: ExportedProgram | None, calibration: Calibration
 ) -> Accuracy | None:
     """Count right answers of the original and of the packed file on held-out samples.
 
@@ -35,8 +37,8 @@ def accuracy_of_packed(
         The packed file.
     source : Source
         The original.
-    traced : ExportedProgram
-        The original, traced.
+    traced : ExportedProgram or None
+        The original, traced; None for an ONNX model.
     calibration : Calibration
         Inputs and labels.
 
@@ -46,17 +48,25 @@ def accuracy_of_packed(
         None without labels, for outputs that are not class scores, and where nothing can run the
         packed file.
     """
-    if calibration.labels is None:
+    if calibration.labels is None or not held_out_samples(calibration.samples):
         return None
     packed_network = _load(packed, source)
     if packed_network is None:
+        return None
+    if isinstance(packed_network, _OnnxNetwork) and not packed_network.takes(calibration.inputs):
         return None
     first = calibration.samples - held_out_samples(calibration.samples)
     inputs, labels = (
         tuple(tensor[first:] for tensor in calibration.inputs),
         calibration.labels[first:],
     )
-    before = _hits(source.module or traced.module(), inputs, labels)
+    try:
+        before = _hits(_original(source, traced), inputs, labels)
+    except Exception:  # ONNX Runtime raises types of its own
+        if source.onnx_model is None:
+            raise
+        # What is behind the scores need not take several samples at once.
+        return None
     after = _hits(packed_network, inputs, labels)
     if before is None or after is None:
         return None
@@ -114,12 +124,37 @@ def _close(torch_output: Tensor, onnx_output: Any) -> bool:
 def _load(packed: bytes, source: Source) -> Network | None:
     """Load the packed file, from its own program or into a copy of the original network."""
     with spq.open(packed) as archive:
-        has_program = "torch" in archive.program_kinds
-    if has_program:
+        kinds = archive.program_kinds
+    if "torch" in kinds:
         return spq.load(packed)
     if source.module is not None:
         return spq.load(packed, copy.deepcopy(source.module))
-    return None
+    return _OnnxNetwork(spq.session(packed)) if "onnx" in kinds else None
+
+
+def _original(source: Source, traced: ExportedProgram | None) -> Network:
+    """Return the network that was read."""
+    if source.onnx_model is not None:
+        return _OnnxNetwork(open_session(serialise(source.onnx_model)))
+    if source.module is not None:
+        return source.module
+    assert traced is not None
+    return traced.module()
+
+
+class _OnnxNetwork:
+    """A session that is called as a module is."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def takes(self, inputs: tuple[Tensor, ...]) -> bool:
+        """Tell whether these are all inputs; what is behind a detector's heads may need more."""
+        return len(inputs) == len(self._session.get_inputs())
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        outputs = run_all(self._session, [tensor.numpy() for tensor in inputs])
+        return torch.from_numpy(outputs[0])
 
 
 def _hits(network: Network, inputs: tuple[Tensor, ...], labels: Tensor) -> float | None:

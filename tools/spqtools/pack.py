@@ -21,27 +21,30 @@ import spq
 from spq import onnx_graph
 from spqformat import Reason, SpqError, __version__
 from spqformat.atomic import write_atomically
+from spqtools import preprocess
 from spqtools.calibration import Calibration, read_calibration
 from spqtools.compress import Lessons, compress
 from spqtools.deadline import Deadline
-from spqtools.evolve.divergence import KL_DIVERGENCE, SQUARED_ERROR
+from spqtools.evolve.divergence import GIVEN_FITNESS, KL_DIVERGENCE, SQUARED_ERROR
 from spqtools.frontier import Frontier
 from spqtools.goal import Options
 from spqtools.ingest import Source, ingest
 from spqtools.inspection import inspect_file
 from spqtools.judge import accuracy_of_packed, check_runtimes_agree
 from spqtools.outcome import Compressed
+from spqtools.preprocess import Preprocess
 from spqtools.programs import Programs, trace, write_programs
 from spqtools.progress import Progress
 from spqtools.recover import DEFAULT_SECONDS
 from spqtools.report import Report
+from spqtools.teacher import Teacher, find_teacher
 from spqtools.unlabelled import read_unlabelled
 from spqtools.weights_only import compress_weights
 
 State = Mapping[str, NDArray[Any] | Tensor]
 Found = Mapping[str, NDArray[Any]]
 
-_UNITS = {KL_DIVERGENCE: "nats", SQUARED_ERROR: "of variance"}
+_UNITS = {KL_DIVERGENCE: "nats", SQUARED_ERROR: "of variance", GIVEN_FITNESS: "by --fitness"}
 # The beginning of a SHA-256 that tells files apart as surely as the whole.
 _DIGEST_DIGITS = 32
 
@@ -60,6 +63,8 @@ class PackRequest:
         ``MODULE:CALLABLE`` or ``FILE.py:CALLABLE`` that builds the network of a state dict.
     calibration : Path, optional
         Calibration inputs; without them only the weights are looked at.
+    preprocess : Preprocess, optional
+        What is done to the images of a folder of calibration inputs or inputs to train on.
     stores_program : bool
         Whether the file gets the network's programs.
     resumes : bool
@@ -80,6 +85,7 @@ class PackRequest:
     options: Options
     arch: str | None = None
     calibration: Path | None = None
+    preprocess: Preprocess | None = None
     stores_program: bool = True
     resumes: bool = False
     frontier: Path | None = None
@@ -124,27 +130,36 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
     _check_writable(request.output)
     if request.frontier is not None:
         _check_writable(request.frontier)
+    _check_preprocess(request)
     checkpoint = checkpoint_path(request.output)
     _check_checkpoint(checkpoint, resumes=request.resumes)
     with progress.stage("read"):
         source = ingest(request.model, request.arch)
-        calibration = None if request.calibration is None else read_calibration(request.calibration)
+        calibration = None
+        if request.calibration is not None:
+            steps = request.preprocess if request.calibration.is_dir() else None
+            calibration = read_calibration(request.calibration, steps)
         lessons = _lessons(request, calibration)
     with progress.stage("trace"):
-        traced = trace(source, None if calibration is None else calibration.inputs)
+        inputs = None if calibration is None else calibration.inputs
+        traced = trace(source, inputs)
         tensors, programs = _parts(source, traced, stores_program=request.stores_program)
-    notes = [*_notes(source, traced, calibration), *programs.notes]
+        teacher = None if inputs is None else find_teacher(source, traced, inputs)
+    notes = [*_notes(source, teacher, calibration), *programs.notes]
     if lessons is not None:
-        if traced is None:
+        if teacher is None:
             raise SpqError(Reason.BAD_ARGUMENT, "training needs the network; pass --arch")
         notes.append(f"trained on {lessons.inputs[0].shape[0]:,} inputs without labels")
     for note in notes:
         progress.note(note)
 
+    def stored(found: Found) -> State:
+        return _merge(tensors, found if teacher is None else teacher.restore(found))
+
     def encode(found: Found, divergence: float | None, kind: str) -> bytes:
         stream = io.BytesIO()
         metadata = _provenance(source, request.options, divergence, kind)
-        spq.save(_merge(tensors, found), stream, metadata=metadata, programs=programs.stored)
+        spq.save(stored(found), stream, metadata=metadata, programs=programs.stored)
         return stream.getvalue()
 
     def file_bytes(found: Found, divergence: float | None, kind: str) -> int:
@@ -153,7 +168,7 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
     goal = request.options.goal(_float_bytes(tensors))
     frontier = None
     if request.frontier is not None:
-        if traced is None or calibration is None:
+        if teacher is None:
             raise SpqError(
                 Reason.BAD_ARGUMENT,
                 "a frontier needs calibration inputs and a network to run them on; "
@@ -166,20 +181,18 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         assert frontier is not None
         assert found.divergence is not None
         packed = encode(found.state, found.divergence, found.divergence_kind)
-        check_exact(packed, _merge(tensors, found.state))
+        check_exact(packed, stored(found.state))
         frontier.add(packed, inspect_file(packed), found.divergence, drop)
 
     if not request.resumes:
         checkpoint.unlink(missing_ok=True)
     with _forgotten_when_out_of_reach(checkpoint):
-        if traced is None or calibration is None:
+        if teacher is None or calibration is None:
             arrays = {name: one for name, one in tensors.items() if isinstance(one, np.ndarray)}
             compressed = compress_weights(arrays, request.options, goal, progress, file_bytes)
         else:
-            graph = traced.module()
-            assert isinstance(graph, torch.fx.GraphModule)
             compressed = compress(
-                graph,
+                teacher.graph,
                 calibration,
                 request.options,
                 goal,
@@ -192,11 +205,11 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
             )
     with progress.stage("check"):
         packed = encode(compressed.state, compressed.divergence, compressed.divergence_kind)
-        check_exact(packed, _merge(tensors, compressed.state))
+        check_exact(packed, stored(compressed.state))
         if calibration is not None and {"torch", "onnx"} <= programs.stored.keys():
             check_runtimes_agree(packed, calibration)
         accuracy = None
-        if calibration is not None and traced is not None:
+        if calibration is not None and teacher is not None:
             accuracy = accuracy_of_packed(packed, source, traced, calibration)
     write_atomically(request.output, [packed])
     if compressed.is_hurried:
@@ -281,8 +294,20 @@ def _lessons(request: PackRequest, calibration: Calibration | None) -> Lessons |
         raise SpqError(
             Reason.BAD_ARGUMENT, "training begins with a search on calibration inputs; pass --calib"
         )
-    inputs = read_unlabelled(request.recovery, calibration.inputs)
+    steps = request.preprocess if Path(request.recovery).is_dir() else None
+    inputs = read_unlabelled(request.recovery, calibration.inputs, steps)
     return Lessons(inputs, request.recovery_time)
+
+
+def _check_preprocess(request: PackRequest) -> None:
+    """Refuse to do something to images where there are none."""
+    sources = [request.calibration, None if request.recovery is None else Path(request.recovery)]
+    if request.preprocess is None or any(path and path.is_dir() for path in sources):
+        return
+    raise SpqError(
+        Reason.BAD_ARGUMENT,
+        f"{preprocess.OPTION} is for folders of images, and the inputs are none; leave it out",
+    )
 
 
 def _check_writable(output: Path) -> None:
@@ -379,7 +404,7 @@ def _provenance(
 ) -> dict[str, str]:
     """Return the metadata: where the file comes from and how, no time and no place in it."""
     usual = asdict(Options())
-    given = {name: value for name, value in asdict(options).items() if value != usual[name]}
+    given = {name: value for name, value in options.described().items() if value != usual[name]}
     metadata = {
         "spq.tool": f"spq {__version__}",
         "spq.options": json.dumps(given, sort_keys=True, separators=(",", ":")),
@@ -390,13 +415,10 @@ def _provenance(
     return metadata
 
 
-def _notes(
-    source: Source, traced: ExportedProgram | None, calibration: Calibration | None
-) -> list[str]:
+def _notes(source: Source, teacher: Teacher | None, calibration: Calibration | None) -> list[str]:
     """Say plainly what this run cannot do, and why."""
-    if traced is not None and calibration is not None:
+    if teacher is not None:
         return []
-    if source.onnx_model is not None:
-        return ["an .onnx is packed from its weights alone; its answers were not watched"]
-    why = "without --calib" if calibration is None else "without --arch"
+    has_network = source.onnx_model is not None or calibration is None
+    why = "without --calib" if has_network else "without --arch"
     return [f"{why} only the weights are looked at; the network's answers were not watched"]

@@ -8,7 +8,7 @@ from math import cos, inf, pi
 import torch
 from torch import Tensor
 
-from spqtools.evolve.divergence import Divergence
+from spqtools.evolve.divergence import Divergence, Fitness
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.search import Sparse
 from spqtools.evolve.student import Student
@@ -24,19 +24,19 @@ _HELD_OUT_SHARE = 0.125
 _MOST_HELD_OUT = 4096
 # Multiplications of all forward passes of the student, and in how many steps they are taken where
 # batches of these sizes allow it.
-_PRODUCTS = 8 * 10**12
+_PRODUCTS = 4 * 10**12
 _GOOD_STEPS = 1500
-_LEAST_BATCH, _MOST_BATCH = 32, 256
+_LEAST_BATCH, _MOST_BATCH = 8, 256
 _LEAST_STEPS, _MOST_STEPS = 500, 5000
-_EXAMINED = 128
 # Shares of the training. Until the first, weights are real and the budget falls to its goal; until
 # the second, weights move between levels; then levels and biases alone learn.
 _FALLING = 0.3
 _MOVING = 0.9
 # Choices of what is kept in a whole training.
 _CHOICES = 80
-_PEAK_RATE = 3e-3
-_LOW_RATE = 3e-4
+# In units of each layer's root mean squared weight.
+_PEAK_RATE = 3e-2
+_LOW_RATE = 3e-3
 # Share of the file that stays free when weights cease to move: biases and levels still do, and
 # take some bytes more or less.
 _ROOM = 0.01
@@ -79,14 +79,15 @@ def recover(
     max_levels: int,
     seconds: float = DEFAULT_SECONDS,
     seed: int = 0,
+    fitness: Fitness | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Recovered:
     """Train a sparse student on the teacher's outputs, down to a file size and onto levels.
 
     The size is met by a budget of bits for masks and levels, which falls from what the student
-    takes to what the file leaves beside everything else. Many times in a training, what is kept is
-    chosen anew: the weights, zeroed ones among them, whose loss to the divergence is worth their
-    place and level, at the one price of a bit that the budget allows (`rate`). Once there are
+    takes to what the file leaves beside everything else. Many times in a training, weights are
+    zeroed whose loss to the divergence is no longer worth their place and level, at the one price
+    of a bit that the budget allows (`rate`). Once there are
     levels, the size of the real file corrects what was foreseen. When weights cease to move, the
     budget is lowered until the file fits.
 
@@ -95,7 +96,7 @@ def recover(
     student : Student
         The network; the batches that it was made with do not matter.
     sparse : Sparse
-        Where to begin: a student that still does about as well as the teacher.
+        Where to begin: what evolution has made nearly as sparse as the file is to be.
     inputs : sequence of Tensor
         Inputs of the network, first dimension the samples; an eighth, 4,096 at most, is held out.
     file_bytes : callable
@@ -110,6 +111,8 @@ def recover(
         Wall time; a training that takes longer becomes shorter.
     seed : int
         Seed of all random choices.
+    fitness : callable, optional
+        What the student is judged by, see `Divergence`.
     clock : Callable[[], float]
         Seconds, monotonic.
 
@@ -121,8 +124,8 @@ def recover(
         arguments on one machine and number of threads unless time has cut it.
     """
     plan = _Plan(student, inputs[0].shape[0], seconds, clock)
-    lessons = _Lessons(student, inputs, plan, seed)
-    pupil = Pupil(student, sparse)
+    lessons = _Lessons(student, inputs, plan, seed, fitness)
+    pupil = Pupil(student, sparse, seed)
     budget = _Budget(pupil, target_bytes, file_bytes)
     best = Recovered({}, inf, False)
     least, waited = (True, inf), 0
@@ -177,8 +180,7 @@ class _Plan:
         self, student: Student, samples: int, seconds: float, clock: Callable[[], float]
     ) -> None:
         self.held_out = min(max(int(_HELD_OUT_SHARE * samples), 1), _MOST_HELD_OUT)
-        _, products = student.effort()
-        visits = _PRODUCTS // max(products, 1)
+        visits = _PRODUCTS // max(student.needs().products, 1)
         batch = min(max(visits // _GOOD_STEPS, _LEAST_BATCH), _MOST_BATCH)
         self.batch = min(batch, samples - self.held_out)
         self.steps = min(max(visits // batch, _LEAST_STEPS), _MOST_STEPS)
@@ -207,16 +209,22 @@ class _Plan:
 class _Lessons:
     """Samples with the teacher's answers; the first of a shuffled pack are for examinations."""
 
-    def __init__(self, student: Student, inputs: Sequence[Tensor], plan: _Plan, seed: int) -> None:
+    def __init__(
+        self,
+        student: Student,
+        inputs: Sequence[Tensor],
+        plan: _Plan,
+        seed: int,
+        fitness: Fitness | None,
+    ) -> None:
         self._student, self._inputs, self._plan, self._seed = student, inputs, plan, seed
         wanted = plan.held_out + plan.steps * plan.batch
         self._rows = self._shuffle("samples", inputs[0].shape[0])[:wanted]
         with torch.no_grad():
-            answers = [
-                self._run(student.original, rows) for rows in torch.split(self._rows, _EXAMINED)
-            ]
+            batches = torch.split(self._rows, plan.batch)
+            answers = [self._run(student.original, rows) for rows in batches]
         self._answers = [torch.cat(parts) for parts in zip(*answers, strict=True)]
-        self._divergence = Divergence([self._answers])
+        self._divergence = Divergence([self._answers], fitness)
 
     def shuffled(self, epoch: int) -> tuple[Tensor, ...]:
         """Return an epoch's batches; a last one that is not full is left out."""
@@ -235,7 +243,7 @@ class _Lessons:
         """Return the mean divergence on the samples that nobody learns from."""
         total = 0.0
         with torch.no_grad():
-            for places in torch.split(torch.arange(self._plan.held_out), _EXAMINED):
+            for places in torch.split(torch.arange(self._plan.held_out), self._plan.batch):
                 outputs = self._run(tensors, self._rows[places])
                 answers = [tensor[places] for tensor in self._answers]
                 total += float(self._divergence.between(outputs, answers)) * len(places)

@@ -10,12 +10,15 @@ from torch import Tensor
 from spqformat import Reason, SpqError
 from spqtools.calibration import read_calibration
 from spqtools.callables import call_named, failed
+from spqtools.preprocess import Preprocess
 
 OPTION = "--recover"
 MOST_BYTES = 2 << 30
 
 
-def read_unlabelled(source: str, examples: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def read_unlabelled(
+    source: str, examples: Sequence[Tensor], preprocess: Preprocess | None = None
+) -> tuple[Tensor, ...]:
     """Read inputs; labels are ignored.
 
     Parameters
@@ -26,6 +29,8 @@ def read_unlabelled(source: str, examples: Sequence[Tensor]) -> tuple[Tensor, ..
         input of the network and then perhaps labels.
     examples : sequence of Tensor
         Inputs that the network is known to take, one for each.
+    preprocess : Preprocess, optional
+        What is done to the images of a folder, see `read_calibration`; a callable does it itself.
 
     Returns
     -------
@@ -43,7 +48,7 @@ def read_unlabelled(source: str, examples: Sequence[Tensor]) -> tuple[Tensor, ..
     """
     path = Path(source)
     if path.exists() or ":" not in source:
-        inputs = read_calibration(path).inputs
+        inputs = read_calibration(path, preprocess).inputs
     else:
         inputs = _collect(source, len(examples))
     _check(inputs, examples)

@@ -241,3 +241,22 @@ def test_the_last_layer_of_a_block_is_to_take_back_the_error_of_its_shortcut(
                 torch.testing.assert_close(found, wanted / 10, rtol=1e-4, atol=1e-4)
                 return
     raise AssertionError("the layer was not reached")
+
+
+class Shifted(nn.Module):
+    """A layer's output is added to a parameter, which is no shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 4)
+        self.shift = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.layer(x) + self.shift)
+
+
+def test_a_parameter_is_no_shortcut() -> None:
+    inputs = randn(3, 5)
+    student = Student(trace(Shifted(), inputs), [inputs], batch_size=3)
+    (stop,) = student.walk(dict(student.original))
+    assert stop.beside(0) is None

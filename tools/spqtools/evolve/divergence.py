@@ -1,6 +1,6 @@
 """How far the student's output is from the teacher's: the fitness that everything is judged by."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,14 @@ from torch import Tensor
 
 KL_DIVERGENCE = "KL divergence in nats"
 SQUARED_ERROR = "squared error relative to the variance"
+GIVEN_FITNESS = "divergence by the fitness that was given"
+
+Fitness = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""Mean divergence of a student's outputs, the first argument, from a teacher's on the same samples;
+a differentiable scalar that is zero where they are equal and never less."""
+
+# Part of the outputs' deviation by which they are moved to learn a fitness's curvature.
+_MOVED = 0.01
 
 
 class Divergence:
@@ -17,16 +25,19 @@ class Divergence:
     scores of a classifier: mean KL divergence of the teacher's distribution from the student's.
     Rows that already are distributions are compared as they are, others go through a softmax.
     Every other floating-point output counts with its squared error relative to the variance of the
-    teacher's. Several outputs add up.
+    teacher's. Several outputs add up. Another fitness may take the place of all that.
 
     Parameters
     ----------
     outputs : sequence of list of Tensor
         The teacher's outputs, batch by batch.
+    fitness : callable, optional
+        What to judge by instead, see `Fitness`.
     """
 
-    def __init__(self, outputs: Sequence[list[Tensor]]) -> None:
+    def __init__(self, outputs: Sequence[list[Tensor]], fitness: Fitness | None = None) -> None:
         self._teacher = outputs
+        self._fitness = fitness
         self._kinds = []
         self._scales = []
         for index in range(len(outputs[0])):
@@ -46,6 +57,8 @@ class Divergence:
     @property
     def description(self) -> str:
         """What the number means, in words."""
+        if self._fitness is not None:
+            return GIVEN_FITNESS
         if all(kind == "squared" for kind in self._kinds):
             return SQUARED_ERROR
         return KL_DIVERGENCE
@@ -56,6 +69,8 @@ class Divergence:
 
     def between(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Return the mean divergence of any outputs from the teacher's on the same samples."""
+        if self._fitness is not None:
+            return self._fitness(student, teacher)
         parts = []
         for index, answer in enumerate(teacher):
             output, kind = student[index].float(), self._kinds[index]
@@ -73,7 +88,9 @@ class Divergence:
         Its gradient at the outputs is a random combination of the columns of a root of the
         divergence's curvature there, which for a classifier is Fisher's information (Martens,
         arXiv 1412.1193). Labels drawn from the classes would give the same on average, but from a
-        teacher that is sure of itself hardly one label in a hundred tells anything.
+        teacher that is sure of itself hardly one label in a hundred tells anything. Of another
+        fitness, outputs that are moved a little along the signs tell the diagonal of the curvature
+        (Bekas, Kokiopoulou and Saad, 2007), and its root is taken for the whole.
 
         Parameters
         ----------
@@ -82,6 +99,8 @@ class Divergence:
         signs : sequence of Tensor of float32
             As many random ones of plus and minus one.
         """
+        if self._fitness is not None:
+            return self._moved_loss(self._fitness, student, signs)
         parts = []
         for output, sign, kind, scale in zip(
             student, signs, self._kinds, self._scales, strict=True
@@ -92,6 +111,28 @@ class Divergence:
                 continue
             logarithms = _log_distribution(output.float(), kind)
             parts.append((logarithms * (logarithms.detach() / 2).exp() * sign).sum())
+        return torch.stack(parts).sum()
+
+    def _moved_loss(
+        self, fitness: Fitness, student: Sequence[Tensor], signs: Sequence[Tensor]
+    ) -> Tensor:
+        """Return the pseudo-loss of a fitness of which nothing is known."""
+        rest = [output.detach().float() for output in student]
+        steps = [
+            sign * (_MOVED * scale**0.5) for sign, scale in zip(signs, self._scales, strict=True)
+        ]
+        with torch.enable_grad():
+            moved = [
+                (output + step).requires_grad_(True)
+                for output, step in zip(rest, steps, strict=True)
+            ]
+            found = fitness(moved, rest)
+            slopes = torch.autograd.grad(found, moved, allow_unused=True, materialize_grads=True)
+        samples = student[0].shape[0]
+        parts = [
+            (output.float() * (samples * slope / step).clamp_min(0.0).sqrt() * sign).sum()
+            for output, slope, step, sign in zip(student, slopes, steps, signs, strict=True)
+        ]
         return torch.stack(parts).sum()
 
     def predictions(self, outputs: Sequence[list[Tensor]]) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from spqtools.evolve.allocation import allocate
 from spqtools.evolve.compensation import RACING_STEPS, STEPS, compensate
-from spqtools.evolve.divergence import Divergence
+from spqtools.evolve.divergence import Divergence, Fitness
 from spqtools.evolve.moments import Moments, measure_moments
 from spqtools.evolve.population import (
     Individual,
@@ -43,6 +43,10 @@ _GOES_ON = 0.9
 # allocator keeps. ResNet-20 runs twice as fast in batches of 64 as in one of 1,024.
 _BATCH_ELEMENTS = 1 << 20
 _LARGEST_BATCH = 1024
+# Elements of the values that a walk through the network holds for all samples together: 2 GiB, and
+# as much again for the teacher beside it. No fewer samples than these, whatever they take.
+_WALKED_ELEMENTS = 1 << 29
+_LEAST_WALKED = 8
 # Multiplications of a whole forward pass on which candidates race, on which finalists meet, and
 # from which sensitivities are learnt. A good teacher is sure of nearly all calibration inputs, so
 # that few tell what an error costs: ResNet-20 at 13x had twice the divergence with 192 images that
@@ -146,6 +150,8 @@ class Evolution:
         Whether survivors make up for zeros.
     batch_size : int, optional
         Samples of a batch; by default what a processor's cache holds.
+    fitness : callable, optional
+        What students are judged by; by default what their outputs look like, see `Divergence`.
     before_layer : Callable[[], None]
         Called before each layer; what it raises ends the cycle.
     """
@@ -156,20 +162,24 @@ class Evolution:
     effort: Effort
     compensation: bool = True
     batch_size: int | None = None
+    fitness: Fitness | None = None
     before_layer: Callable[[], None] = lambda: None
     evaluations: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         samples = self.inputs[0].shape[0]
         held = held_out_samples(samples)
-        search = [tensor[: samples - held] for tensor in self.inputs]
+        needs = Student(self.graph, [tensor[:1] for tensor in self.inputs], 1).needs()
+        walked = min(samples - held, max(_WALKED_ELEMENTS // needs.live, _LEAST_WALKED))
+        search = [tensor[:walked] for tensor in self.inputs]
         held_out = [tensor[samples - held :] for tensor in self.inputs] if held else search
-        largest, products = Student(self.graph, [tensor[:1] for tensor in search], 1).effort()
-        batch_size = self.batch_size or min(max(_BATCH_ELEMENTS // largest, 1), _LARGEST_BATCH)
+        batch_size = self.batch_size or min(
+            max(_BATCH_ELEMENTS // needs.largest, 1), _LARGEST_BATCH
+        )
         self.student = Student(self.graph, search, batch_size)
         self.held_out = Student(self.graph, held_out, batch_size)
         # Whole batches, so that the search's divergence knows the teacher's outputs on them.
-        count, per_batch = len(self.student.batches), max(products * batch_size, 1)
+        count, per_batch = len(self.student.batches), max(needs.products * batch_size, 1)
         self.final = range(min(max(_FINAL_PRODUCTS // per_batch, 1), count))
         self.sense = range(min(max(_SENSE_PRODUCTS // per_batch, 1), count))
         self.race = range(min(max(_RACE_PRODUCTS // per_batch, 1), max(count // 3, 1)))
@@ -178,8 +188,9 @@ class Evolution:
         self.teacher = self.student.original
         self.layers: list[Layer] = self.student.layers
         with torch.no_grad():
-            self.divergence = Divergence(self.student.outputs(self.teacher))
-            self.held_out_divergence = Divergence(self.held_out.outputs(self.teacher))
+            self.divergence = Divergence(self.student.outputs(self.teacher), self.fitness)
+            answers = self.held_out.outputs(self.teacher)
+            self.held_out_divergence = Divergence(answers, self.fitness)
 
     def start(self) -> Sparse:
         """Return the teacher as a student that keeps everything."""

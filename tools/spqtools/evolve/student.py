@@ -171,22 +171,21 @@ class Student:
                 for dead in self._dead[index]:
                     batch.pop(dead, None)
 
-    def effort(self) -> tuple[int, int]:
-        """Return, for one sample, the elements of the largest value, and all multiplications."""
-        largest, products = 1, 0
+    def needs(self) -> "Needs":
+        """Return what a pass of one sample takes."""
+        largest, live, products = 1, 1, 0
         layers = {layer.node: layer for layer in self.layers}
-
-        def watch(node: fx.Node, value: Any) -> Any:
-            nonlocal largest, products
+        values = self.begin([tensor[:1] for tensor in self.batches[0]])
+        for index, node in enumerate(self._nodes):
+            self._execute(node, self.original, values)
+            value = values.get(node)
             if isinstance(value, Tensor):
                 largest = max(largest, value.numel())
-            if node in layers:
-                products += value.numel() * layers[node].columns
-            return value
-
-        first = [tensor[:1] for tensor in self.batches[0]]
-        self.run(self.original, dict(zip(self._placeholders, first, strict=True)), on_layer=watch)
-        return largest, products
+                products += value.numel() * layers[node].columns if node in layers else 0
+            live = max(live, sum(one.numel() for one in values.values() if isinstance(one, Tensor)))
+            for dead in self._dead[index]:
+                values.pop(dead, None)
+        return Needs(largest, live, products)
 
     def start(self, batch: int) -> dict[fx.Node, Any]:
         """Return what is known before a batch is run: the inputs."""
@@ -219,6 +218,25 @@ class Student:
             return False
         self._execute(node, weights, values)
         return True
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a pass through a network takes for each sample.
+
+    Parameters
+    ----------
+    largest : int
+        Elements of the largest value.
+    live : int
+        Elements of the values that are needed at once, at most.
+    products : int
+        Multiplications of all layers.
+    """
+
+    largest: int
+    live: int
+    products: int
 
 
 @dataclass(frozen=True)
@@ -270,7 +288,7 @@ class Stop:
             return None
         first, second = users[0].args[:2]
         other = second if first is self.layer.end else first
-        if not isinstance(other, fx.Node) or other is self.layer.end:
+        if not isinstance(other, fx.Node) or other is self.layer.end or other.op == "get_attr":
             return None
         scratch = dict(self.values[batch])
         if not self.student._fill(other, self.weights, scratch):
