@@ -34,9 +34,10 @@ _FALLING = 0.3
 _MOVING = 0.9
 # Choices of what is kept in a whole training.
 _CHOICES = 80
-# In units of each layer's root mean squared weight.
-_PEAK_RATE = 3e-2
-_LOW_RATE = 3e-3
+# In units of each layer's root mean squared weight, for a network of one layer: what steps do to
+# the outputs adds up over the layers like noise.
+_PEAK_RATE = 5.2e-2
+_LOW_RATE = 5.2e-3
 # Share of the file that stays free when weights cease to move: biases and levels still do, and
 # take some bytes more or less.
 _ROOM = 0.01
@@ -140,11 +141,12 @@ def recover(
         if not best.tensors or rank < least:
             best, least, waited = Recovered(found, divergence, plan.is_cut), rank, 0
 
+    scale = len(student.layers) ** -0.5
     share, next_choice, has_levels, is_fixed = 0.0, 1.0 / _CHOICES, False, False
     with progress.stage("recover", _TICKS) as tick:
         for epoch in range(plan.steps):
             for rows in lessons.shuffled(epoch):
-                lessons.teach(pupil, rows, _rate(share), moving=not is_fixed)
+                lessons.teach(pupil, rows, scale * _rate(share), moving=not is_fixed)
                 before, share = share, plan.advance()
                 tick(int(share * _TICKS) - int(before * _TICKS))
                 if share >= _FALLING and not has_levels:
