@@ -119,9 +119,12 @@ def test_everything(server: Server) -> None:
     assert len(server.sent) == 2
 
 
-def test_one_tensor(server: Server) -> None:
-    program = np.random.default_rng(6).bytes(300_000)
-    server.content = whole_file(arrays(40), programs={"onnx": program})
+def test_one_tensor_of_a_large_file(server: Server) -> None:
+    random = np.random.default_rng(6)
+    beside = random.integers(0, 256, 96 << 20, dtype=np.uint8)
+    program = random.bytes(300_000)
+    server.content = whole_file({**arrays(40), "beside": beside}, programs={"onnx": program})
+    assert len(server.content) > 100e6
     with spq.open(server.url) as archive:
         opening = server.sent_bytes
         assert opening <= 32 << 10

@@ -58,9 +58,8 @@ def test_threads(paths: list[Path]) -> None:
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 def test_forks(paths: list[Path]) -> None:
-    rounds = str(ROUNDS // FILES)
     outcome = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _FORKING, rounds, *map(str, paths)],
+        [sys.executable, "-W", "ignore", "-c", _FORKING, str(ROUNDS), *map(str, paths)],
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,9 @@
 """Few levels for many weights: which weight of a layer takes which."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import log, log2
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from spqtools.descent import descend
 from spqtools.evolve.compensation import by_group, with_constant, without_constant
 from spqtools.evolve.moments import Moments
 from spqtools.evolve.student import Layer
+from spqtools.level_system import add_level_system
 from spqtools.levels import Levels, alternatives, assign, codebook_bits, rounded
 
 # Rounds of assignment and placement, and passes over each row in a round.
@@ -24,6 +27,10 @@ _TRIED = 2
 _MOVING = ("entropy-constrained", "k-means", "ternary")
 # Half a pseudo-count keeps empty rows, columns and levels at a finite price.
 _PSEUDO_COUNT = 0.5
+# Parts of a layer's rows that threads share; the same on every machine, as sums depend on it.
+_BLOCKS = 4
+
+_T = TypeVar("_T")
 
 
 def quantise_layer(
@@ -141,10 +148,13 @@ class _Task:
         self._hessian = hessian
         self.diagonal = diagonal.repeat_interleave(layer.rows // layer.groups, dim=0)
         self._start = with_constant(weight, bias).contiguous()
-        self.weights = self._start.clone()
         # The damping pulls towards the weights given, where it has no gradient.
-        self._targets = moments.targets.transpose(1, 2) + self._times(self.weights, hessian)
-        self._targets -= self._times(self.weights, moments.inputs)
+        plain = self._times(self._start, moments.inputs)
+        image = self._times(self._start, hessian)
+        targets = moments.targets.transpose(1, 2) + (image - plain)
+        self._start_gradient = (image - targets).flatten(0, 1)
+        self._targets = targets.flatten(0, 1)
+        self._blocks = _blocks(layer)
 
     def settle(
         self, levels: Levels, keep: Tensor, worth: Tensor, slope: float, *, moving: bool
@@ -153,7 +163,7 @@ class _Task:
 
         `worth` is the error that a zero would make; `moving` levels are placed anew.
         """
-        self.weights = self._start.clone()
+        self._weights, self._gradient = self._start.clone(), self._start_gradient.clone()
         mask = keep
         if self._may_zero:
             typical = log2(len(levels.values) + 1)
@@ -168,12 +178,11 @@ class _Task:
                 levels = self.place(chosen, levels)
             else:
                 levels = Levels(levels.values, _level_bits(chosen, len(levels.values)).numpy())
-        return self._error() + slope * self._rate(chosen, levels), self.weights
+        return self._error() + slope * self._rate(chosen, levels), self._weights
 
     def _error(self) -> float:
         """Return the divergence of the present weights, up to a constant."""
-        product = self._times(self.weights, self._hessian) - 2 * self._targets
-        by_row = (product.flatten(0, 1) * self.weights).sum(1).double()
+        by_row = ((self._gradient - self._targets) * self._weights).sum(1).double()
         return float(0.5 * (self._importance * by_row).sum())
 
     def _rate(self, chosen: Tensor, levels: Levels) -> float:
@@ -190,49 +199,79 @@ class _Task:
     def assign(self, levels: Levels, slope: float, place_bits: Tensor) -> Tensor:
         """Move all weights to levels; returns the level of each, -1 for zero."""
         chosen = torch.empty(self._layer.rows, self._layer.columns, dtype=torch.int16)
-        gradient = (self._times(self.weights, self._hessian) - self._targets).flatten(0, 1)
         costs = (slope * place_bits).float().numpy()
-        rows = self._layer.rows // self._layer.groups
-        for group, hessian in enumerate(self._hessian):
-            part = slice(group * rows, (group + 1) * rows)
+
+        def move(block: _Block) -> None:
+            group, rows = block
             descend(
-                hessian.numpy(),
-                self._importance[part].numpy(),
+                self._hessian[group].numpy(),
+                self._importance[rows].numpy(),
                 levels.values.astype(np.float32),
                 slope * levels.bits,
-                costs[part],
+                costs[rows],
                 self._may_zero,
                 _SWEEPS,
-                self.weights[part].numpy(),
-                gradient[part].numpy(),
-                chosen[part].numpy(),
+                self._weights[rows].numpy(),
+                self._gradient[rows].numpy(),
+                chosen[rows].numpy(),
             )
+
+        _run(move, self._blocks)
         return chosen
 
     def place(self, chosen: Tensor, levels: Levels) -> Levels:
         """Move all levels to where the error is least, given who is on which."""
-        count = len(levels.values)
-        root = self._importance.sqrt().float()[:, None]
-        weighted = self._layer.columns
-        counts = torch.bincount(chosen[chosen >= 0].long(), minlength=count)
-        used = torch.nonzero(counts)[:, 0]
-        members = torch.zeros(len(used), *self.weights.shape)
-        for place, level in enumerate(used):
-            members[place, :, :weighted] = (chosen == level) * root
-        fixed = self.weights.clone()
-        fixed[:, :weighted] = 0
-        wanted = (self._targets - self._times(fixed, self._hessian)).flatten(0, 1) * root
-        right = (members * wanted).sum((1, 2)).double()
-        images = torch.stack([self._times(one, self._hessian).flatten(0, 1) for one in members])
-        matrix = (images.flatten(1) @ members.flatten(1).T).double()
-        present = torch.from_numpy(levels.values)[used]
+        count, columns = len(levels.values), self._layer.columns
+        free = by_group(self._layer, self._weights[:, columns:])
+        wanted = self._targets - (free @ self._hessian[:, columns:]).flatten(0, 1)
+        halves = np.zeros((len(self._blocks), count, count))
+        sides = np.zeros((len(self._blocks), count))
+
+        def add(numbered: tuple[int, _Block]) -> None:
+            number, (group, rows) = numbered
+            add_level_system(
+                self._hessian[group].numpy(),
+                self._importance[rows].numpy(),
+                wanted[rows].numpy(),
+                chosen[rows].numpy(),
+                np.empty(columns, dtype=np.int32),
+                np.empty(count),
+                halves[number],
+                sides[number],
+            )
+
+        _run(add, list(enumerate(self._blocks)))
+        bits = _level_bits(chosen, count).numpy()
+        used = np.bincount(chosen[chosen >= 0].numpy(), minlength=count) > 0
+        half = halves.sum(0)[np.ix_(used, used)]
+        matrix, right = half + half.T, sides.sum(0)[used]
         ridge = 1e-6 * matrix.diagonal().mean() + 1e-30
-        matrix.diagonal().add_(ridge)
-        values = torch.linalg.solve(matrix, right + ridge * present)
-        return rounded(values.numpy(), _level_bits(chosen, count)[used].numpy())
+        matrix[np.diag_indices_from(matrix)] += ridge
+        values = np.linalg.solve(matrix, right + ridge * levels.values[used])
+        return rounded(values, bits[used])
 
     def _times(self, matrix: Tensor, hessian: Tensor) -> Tensor:
         return by_group(self._layer, matrix) @ hessian
+
+
+_Block = tuple[int, slice]
+"""A group and rows of it."""
+
+
+def _blocks(layer: Layer) -> list[_Block]:
+    """Cut the rows of a layer into blocks that threads can work on, none across two groups."""
+    rows = layer.rows // layer.groups
+    size = -(-rows // _BLOCKS) if layer.groups == 1 else rows
+    return [
+        (start // rows, slice(start, min(start + size, layer.rows)))
+        for start in range(0, layer.rows, size)
+    ]
+
+
+def _run(work: Callable[[_T], None], parts: Sequence[_T]) -> None:
+    """Do some work on all parts, on as many threads as PyTorch has."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(work, parts))
 
 
 def _place_bits(mask: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ _DAMPING = 1e-2
 # need.
 _PLACES_PER_FEATURE = 48
 _LEAST_PLACES = 24576
+# Columns that are multiplied at once where there are many.
+_WIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,24 @@ def measure_moments(student: Stop, teacher: Stop) -> Moments:
             matrix = torch.cat([matrix, torch.ones(*matrix.shape[:2], 1)], dim=2)
         rows = layer.outputs(answer, step)
         grouped = rows.reshape(len(rows), layer.groups, -1).transpose(0, 1)
-        inputs += step * (matrix.transpose(1, 2) @ matrix)
+        inputs += step * _gram(matrix)
         targets += step * (matrix.transpose(1, 2) @ grouped)
         samples += seen.shape[0]
     return Moments(inputs / samples, targets / samples)
+
+
+def _gram(matrix: Tensor) -> Tensor:
+    """Return all products of two columns; of a wide matrix, half of them are copied."""
+    width = matrix.shape[2]
+    if width <= _WIDE:
+        return matrix.transpose(1, 2) @ matrix
+    products = matrix.new_empty(len(matrix), width, width)
+    for start in range(0, width, _WIDE):
+        end = min(start + _WIDE, width)
+        some = matrix[:, :, start:end].transpose(1, 2)
+        products[:, start:end, :end] = some @ matrix[:, :, :end]
+        products[:, :start, start:end] = products[:, start:end, :start].transpose(1, 2)
+    return products
 
 
 def _step(places: int, wanted: int, samples: int) -> int:
@@ -80,11 +96,12 @@ def _step(places: int, wanted: int, samples: int) -> int:
 
 def inverse_diagonal(layer: Layer, moments: Moments) -> Tensor:
     """Return the diagonal of the damped inverse Hessian, float32, shape (rows, columns)."""
-    hessian = moments.inputs.double()
-    level = _DAMPING * hessian.diagonal(dim1=1, dim2=2).mean(1)
-    hessian = hessian + torch.diag_embed(level[:, None].expand(-1, hessian.shape[1]) + 1e-12)
-    inverse = torch.linalg.inv(hessian).diagonal(dim1=1, dim2=2)[:, : layer.columns]
-    return _per_row(layer, inverse.float())
+    hessian = moments.inputs.clone()
+    squares = hessian.diagonal(dim1=1, dim2=2)
+    squares += _DAMPING * squares.mean(1, keepdim=True) + 1e-12
+    # With the damping, single precision is enough to rank weights.
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(hessian).L)
+    return _per_row(layer, inverse.diagonal(dim1=1, dim2=2)[:, : layer.columns])
 
 
 def diagonal(layer: Layer, moments: Moments) -> Tensor:

@@ -132,6 +132,10 @@ class Sparse:
         return _SET_SURCHARGE * self.price / _BITS_PER_SURVIVOR
 
 
+_Outlook = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Sensitivities of rows, and log-scores by curvature, by the weight's name."""
+
+
 @dataclass
 class Evolution:
     """The search for a sparse student.
@@ -191,6 +195,8 @@ class Evolution:
             self.divergence = Divergence(self.student.outputs(self.teacher), self.fitness)
             answers = self.held_out.outputs(self.teacher)
             self.held_out_divergence = Divergence(answers, self.fitness)
+
+        self._seen: tuple[Mapping[str, Tensor], int, _Outlook] = ({}, -1, ({}, {}))
 
     def start(self) -> Sparse:
         """Return the teacher as a student that keeps everything."""
@@ -271,8 +277,7 @@ class Evolution:
         number : int
             Number of the cycle, which keys its random choices.
         """
-        sensitivity = self.sensitivities(state.tensors, number)
-        scores = self.scores(state, sensitivity)["curvature"]
+        sensitivity, scores = self._outlook(state, number)
         kept_total = round(density * sum(mask.numel() for mask in state.keep.values()))
         with torch.no_grad():
             tilt = self._evolve_tilt(state, scores, sensitivity, kept_total, number)
@@ -284,12 +289,23 @@ class Evolution:
 
             tensors, keep = self._sweep(self.student, state, choose)
         student = Sparse(tensors, keep, tilt, credit=credit)
-        return replace(student, price=self._price(student, number))
+        return replace(student, price=self._price(student, number + 1))
+
+    def _outlook(self, state: Sparse, number: int) -> _Outlook:
+        """Return the sensitivities and the log-scores by curvature that a cycle begins with.
+
+        The cycle before has needed them for its price.
+        """
+        tensors, seen_number, outlook = self._seen
+        if tensors is not state.tensors or seen_number != number:
+            sensitivity = self.sensitivities(state.tensors, number)
+            outlook = sensitivity, self.scores(state, sensitivity)["curvature"]
+            self._seen = state.tensors, number, outlook
+        return outlook
 
     def _price(self, state: Sparse, number: int) -> float:
-        """Return what zeros would cost each if the search went on a little."""
-        sensitivity = self.sensitivities(state.tensors, number)
-        scores = self.scores(state, sensitivity)["curvature"]
+        """Return what zeros would cost each if the search went on with this cycle a little."""
+        _, scores = self._outlook(state, number)
         kept = sum(int(mask.sum()) for mask in state.keep.values())
         _, threshold = allocate(scores, state.keep, state.tilt, round(_GOES_ON * kept))
         return exp(threshold) / 2
