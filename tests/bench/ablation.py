@@ -39,6 +39,7 @@ from spqformat import Reason, SpqError
 from spqtools import compress, placing, quantise
 from spqtools.evolve import search
 from spqtools.evolve.allocation import allocate
+from spqtools.evolve.effort import EFFORTS
 from spqtools.goal import Options
 from tests.bench import lenets, networks
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--data-set", default="mnist", choices=networks.DATA_SETS)
     parser.add_argument("--ratio", type=float, default=65)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--effort", default="default", choices=search.EFFORTS)
+    parser.add_argument("--effort", default="default", choices=EFFORTS)
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
     arguments = parser.parse_args()
     if not networks.fits(arguments.network, arguments.data_set):
@@ -101,15 +102,15 @@ def _measure(
 
 def _patches(variant: str, effort: str) -> list[AbstractContextManager[Any]]:
     """Return what has to be replaced in the packer while a variant runs."""
-    usual = search.EFFORTS[effort]
+    usual = EFFORTS[effort]
     if variant == "without Directed Evolution":
         first = replace(usual, proposals=1, generations=0, children=0, tilts=0)
-        return [patch.dict(search.EFFORTS, {effort: first})]
+        return [patch.dict(EFFORTS, {effort: first})]
     if variant == "without compensation":
         return [patch.object(compress, "Evolution", partial(search.Evolution, compensation=False))]
     if variant == "without allocation":
         return [
-            patch.dict(search.EFFORTS, {effort: replace(usual, tilts=0)}),
+            patch.dict(EFFORTS, {effort: replace(usual, tilts=0)}),
             patch.object(search, "allocate", _same_shares),
         ]
     if variant == "without rate of levels":

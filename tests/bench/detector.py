@@ -24,8 +24,10 @@ import torch
 
 from spqtools import compress
 from spqtools.comparison.request import CompareRequest, run_compare
+from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.population import top
-from spqtools.evolve.search import EFFORTS, Evolution, Sparse
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.goal import Options
 from spqtools.pack import PackRequest, run_pack
 from spqtools.preprocess import parse_preprocess
@@ -44,7 +46,9 @@ _HEADS = (
 class Magnitude(Evolution):
     """A search that only knows how large weights are."""
 
-    def cycle(self, state: Sparse, density: float, number: int) -> Sparse:
+    def cycle(
+        self, state: Sparse, density: float, number: int, begun: Begun | None = None
+    ) -> Sparse:
         """Zero the smallest weights of each layer, and compensate."""
         keep = {}
         for layer in self.layers:

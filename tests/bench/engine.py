@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spqtools.evolve.search import EFFORTS, Evolution
+from spqtools.evolve.effort import EFFORTS
+from spqtools.evolve.search import Evolution
 from tests.bench import networks, resnets
 
 _DENSITY = 0.6

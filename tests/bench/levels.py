@@ -16,7 +16,9 @@ from itertools import product
 from pathlib import Path
 
 import spq
-from spqtools.evolve.search import EFFORTS, Evolution, Sparse
+from spqtools.evolve.effort import EFFORTS
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Sparse
 from spqtools.levels import METHODS
 from spqtools.placing import place_levels
 from tests.bench import lenets, networks

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from spq import torch_program
 from spqtools.calibration import read_calibration
-from spqtools.evolve.search import Effort, Evolution, Sparse
+from spqtools.evolve.effort import Effort
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Layer
 from spqtools.goal import Options, Trial, next_density
 from spqtools.pack import PackRequest, run_pack

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from spqtools.evolve.allocation import allocate
 from spqtools.evolve.compensation import compensate
+from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.moments import Moments, inverse_diagonal
 from spqtools.evolve.population import top
-from spqtools.evolve.search import EFFORTS, Evolution
+from spqtools.evolve.search import Evolution
 from spqtools.evolve.student import Layer, Student
 from tests.bench import lenets, networks
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from spqformat import Reason, SpqError
-from spqtools.evolve.search import EFFORTS, Effort
+from spqtools.evolve.effort import EFFORTS, Effort
 from spqtools.goal import Goal, Options, Point, Trial, next_density, planned_cycles
 
 EFFORT = replace(EFFORTS["default"], densities=(0.5, 0.3, 0.2), ratio=0.8)

@@ -11,7 +11,9 @@ from torch import Tensor, fx, nn
 
 import spq
 from spqtools import recover as module
-from spqtools.evolve.search import EFFORTS, Evolution, Sparse
+from spqtools.evolve.effort import EFFORTS
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Sparse
 from spqtools.progress import Progress
 from spqtools.recover import Recovered, recover
 

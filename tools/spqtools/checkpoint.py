@@ -2,26 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import spq
 from spqformat import Reason, SpqError
-from spqtools.evolve.search import Evolution, Sparse
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.goal import Options, Trial
 
-_FORMAT = "3"
+_FORMAT = "4"
+# The part that the student of a cycle on its way plays, and the kind of its sensitivities.
+_BEGUN = "begun"
+_ROWS = "sensitivity"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A search between two cycles.
+    """A search between two cycles, or between two layers of one.
 
     Parameters
     ----------
@@ -31,11 +33,14 @@ class Checkpoint:
         Candidates that were assessed.
     students : dict of str to Sparse
         Those that the search goes on with, by the part that they play.
+    begun : Begun, optional
+        The cycle that was on its way.
     """
 
     trials: list[Trial]
     evaluations: int
     students: dict[str, Sparse]
+    begun: Begun | None = None
 
 
 def search_digest(evolution: Evolution, options: Options) -> str:
@@ -62,7 +67,11 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
         What tells the search from others.
     """
     tensors: dict[str, Tensor] = {}
-    for role, student in checkpoint.students.items():
+    students, begun = dict(checkpoint.students), checkpoint.begun
+    if begun is not None:
+        students[_BEGUN] = begun.student
+        tensors |= {f"{_BEGUN}/{_ROWS}/{name}": rows for name, rows in begun.sensitivity.items()}
+    for role, student in students.items():
         tensors |= {f"{role}/tensor/{name}": value for name, value in student.tensors.items()}
         tensors |= {f"{role}/keep/{name}": value for name, value in student.keep.items()}
     search = {
@@ -70,8 +79,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
         "evaluations": checkpoint.evaluations,
         "students": {
             role: [student.tilt, student.price, student.credit]
-            for role, student in checkpoint.students.items()
+            for role, student in students.items()
         },
+        "goals": {} if begun is None else begun.goals,
     }
     spq.save(tensors, path, metadata={"digest": digest, "search": json.dumps(search)})
 
@@ -108,24 +118,17 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
             f"{path} belongs to another search; delete it or leave out --resume",
         )
     saved = json.loads(metadata["search"])
-    return Checkpoint(
-        [Trial(*trial) for trial in saved["trials"]],
-        saved["evaluations"],
-        {role: _student(role, tensors, *traits) for role, traits in saved["students"].items()},
-    )
-
-
-def _student(
-    role: str,
-    tensors: Mapping[str, NDArray[np.generic]],
-    tilt: dict[str, float],
-    price: float,
-    credit: dict[str, float],
-) -> Sparse:
-    """Rebuild a student."""
-    groups: dict[str, dict[str, Tensor]] = {"tensor": {}, "keep": {}}
+    groups: dict[str, dict[str, dict[str, Tensor]]] = {}
     for key, array in tensors.items():
         owner, kind, name = key.split("/", 2)
-        if owner == role:
-            groups[kind][name] = torch.from_numpy(array)
-    return Sparse(groups["tensor"], groups["keep"], tilt, price, credit)
+        groups.setdefault(owner, {}).setdefault(kind, {})[name] = torch.from_numpy(array)
+    students = {
+        role: Sparse(groups[role]["tensor"], groups[role].get("keep", {}), *traits)
+        for role, traits in saved["students"].items()
+    }
+    begun = None
+    if _BEGUN in students:
+        sensitivity = groups[_BEGUN][_ROWS]
+        begun = Begun(students.pop(_BEGUN), saved["goals"], sensitivity, saved["evaluations"])
+    trials = [Trial(*trial) for trial in saved["trials"]]
+    return Checkpoint(trials, saved["evaluations"], students, begun)

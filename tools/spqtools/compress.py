@@ -1,5 +1,6 @@
 """From a teacher to a few levels and many zeros: the outer search."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,9 @@ from spqtools.allocator import keep_freed_memory
 from spqtools.calibration import Calibration
 from spqtools.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
 from spqtools.deadline import Deadline, TimeUp
-from spqtools.evolve.search import EFFORTS, Evolution, Sparse
+from spqtools.evolve.effort import EFFORTS
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.fitness import named_fitness
 from spqtools.goal import (
     Goal,
@@ -50,6 +53,10 @@ OnPoint = Callable[[Compressed, float | None], None]
 """Hears of each student on levels, and of the points of accuracy that it loses."""
 
 _THREADS = 2
+# Ticks of a cycle, and of putting a student on levels.
+_TICKS = 100
+# Least time from one checkpoint to the next within a cycle.
+_SAVING_SECONDS = 20.0
 _AUTO_BITS = 5
 # A pruned student under this share of the budget is not quantised before the search goes on.
 _TRUSTED_SHARE = 0.25
@@ -97,8 +104,8 @@ def compress(
     file_bytes : callable
         Size of the file that a state becomes.
     checkpoint : Path, optional
-        Where the search leaves its state after each cycle; if the file exists, the search goes on
-        from it and ends with the same result.
+        Where the search leaves its state after each cycle and, in long ones, on the way; if the
+        file exists, the search goes on from it and ends with the same result.
     on_point : callable, optional
         Hears of every student on levels; with it, each cycle's student is put on levels, and
         further ones beyond the goal. The result is the same.
@@ -130,13 +137,18 @@ def compress(
         if checkpoint is not None and checkpoint.exists():
             search.restore(checkpoint)
         cycles = planned_cycles(options.sparsity, EFFORTS[options.effort])
-        with progress.stage("evolve", cycles) as tick:
+        with progress.stage("evolve", cycles * _TICKS) as tick:
             search.run(checkpoint, tick)
         if lessons is not None:
             seconds = min(lessons.seconds, deadline.left)
             return search.recovered(lessons.inputs, seconds, progress)
-        with progress.stage("place levels", 2 * (PASSES + 1)) as tick:
+        placings = 1 if options.sparsity is not None else 2 * (PASSES + 1)
+        with progress.stage("place levels", placings * _TICKS) as tick:
             return search.result(tick)
+
+
+def _silent(steps: int = 1, /) -> None:
+    """Tell nobody."""
 
 
 @dataclass
@@ -180,6 +192,7 @@ class _Search:
         self._trials: list[Trial] = []
         self._before = _Rung(evolution.start())
         self._beyond: _Rung | None = None
+        self._begun: Begun | None = None
         self._is_cut = False
         self._teacher_hits = self._hits(evolution.teacher)
         if options.max_drop is not None and self._teacher_hits is None:
@@ -192,20 +205,16 @@ class _Search:
     def run(self, checkpoint: Path | None, tick: Tick) -> None:
         """Try densities until the goal lies between two of them."""
         self._refuse_hopeless_size()
-        for _ in self._trials:
-            tick()
+        tick(_TICKS * len(self._trials))
         effort = EFFORTS[self._options.effort]
         while (density := next_density(self._trials, self._options.sparsity, effort)) is not None:
             try:
                 self._deadline.check("cycle", "quantise")
-                with self._deadline.timing("cycle"), self._watched():
-                    student = self._evolution.cycle(
-                        self._before.student, density, len(self._trials)
-                    )
+                with self._deadline.timing("cycle"):
+                    rung = _Rung(self._cycle(density, checkpoint, tick))
             except TimeUp:
                 self._is_cut = True
                 return
-            rung = _Rung(student)
             trial = self._judge(rung, density)
             if trial.beyond:
                 self._beyond = rung
@@ -214,9 +223,37 @@ class _Search:
             self._trials.append(trial)
             if checkpoint is not None:
                 self._save(checkpoint)
-            tick()
             if trial.beyond and self._options.recovers:
                 return
+
+    def _cycle(self, density: float, checkpoint: Path | None, tick: Tick) -> Sparse:
+        """Run a cycle; look at the time before each layer, and leave the state on the way."""
+        evolution, begun = self._evolution, self._begun
+        done, saved = 0, time.monotonic()
+
+        def hear(reached: Begun, share: float) -> None:
+            nonlocal begun, done, saved
+            begun = reached
+            if checkpoint is not None and time.monotonic() - saved >= _SAVING_SECONDS:
+                self._save(checkpoint, begun)
+                saved = time.monotonic()
+            before, done = done, int(_TICKS * share)
+            tick(done - before)
+
+        evolution.before_layer = lambda: self._deadline.check("quantise")
+        evolution.after_layer = hear
+        try:
+            student = evolution.cycle(self._before.student, density, len(self._trials), begun)
+        except (KeyboardInterrupt, TimeUp):
+            if checkpoint is not None and begun is not None:
+                self._save(checkpoint, begun)
+            raise
+        finally:
+            evolution.before_layer = lambda: None
+            evolution.after_layer = lambda _begun, _share: None
+        self._begun = None
+        tick(_TICKS - done)
+        return student
 
     def recovered(self, inputs: Sequence[Tensor], seconds: float, progress: Progress) -> Compressed:
         """Train the student down to the goal."""
@@ -267,23 +304,16 @@ class _Search:
         self._before = _Rung(saved.students["before"])
         if "beyond" in saved.students:
             self._beyond = _Rung(saved.students["beyond"])
+        self._begun = saved.begun
 
-    def _save(self, path: Path) -> None:
+    def _save(self, path: Path, begun: Begun | None = None) -> None:
         """Leave what `restore` needs."""
         students = {"before": self._before.student}
         if self._beyond is not None:
             students["beyond"] = self._beyond.student
-        checkpoint = Checkpoint(self._trials, self._evolution.evaluations, students)
+        evaluations = (begun or self._evolution).evaluations
+        checkpoint = Checkpoint(self._trials, evaluations, students, begun)
         write_checkpoint(path, checkpoint, self._digest)
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Look at the time before each layer."""
-        self._evolution.before_layer = lambda: self._deadline.check("quantise")
-        try:
-            yield
-        finally:
-            self._evolution.before_layer = lambda: None
 
     def _refuse_hopeless_size(self) -> None:
         """Refuse a size that even a student of zeros does not fit."""
@@ -330,8 +360,8 @@ class _Search:
 
     def _land(self, rung: _Rung, tick: Tick) -> _Found:
         """Put a student on levels at prices that come nearer to the goal; return the best."""
-        goal, best = self._goal, self._own(rung)
-        tick()
+        goal = self._goal
+        best = self._own(rung, tick)
         if self._options.sparsity is not None:
             return best
         tried = [(best.point.slope, goal.share(best.point))]
@@ -342,10 +372,9 @@ class _Search:
             if not self._deadline.allows("quantise"):
                 self._is_cut = True
                 break
-            found = self._found(rung.student, slope)
+            found = self._found(rung.student, slope, tick)
             tried.append((slope, goal.share(found.point)))
             best = self._better(best, found)
-            tick()
         return best
 
     def _go_onwards(self) -> None:
@@ -360,16 +389,18 @@ class _Search:
     def _better(self, one: _Found, other: _Found) -> _Found:
         return min(one, other, key=lambda found: self._goal.rank(found.point))
 
-    def _own(self, rung: _Rung) -> _Found:
+    def _own(self, rung: _Rung, tick: Tick = _silent) -> _Found:
         """Put a student on levels at its own price, once."""
         if rung.found is None:
-            rung.found = self._found(rung.student, rung.student.slope)
+            rung.found = self._found(rung.student, rung.student.slope, tick)
+        else:
+            tick(_TICKS)
         return rung.found
 
-    def _found(self, student: Sparse, slope: float) -> _Found:
+    def _found(self, student: Sparse, slope: float, tick: Tick = _silent) -> _Found:
         """Put a student on levels and measure it."""
         with self._deadline.timing("quantise"):
-            tensors = self._on_levels(student, slope)
+            tensors = self._on_levels(student, slope, tick)
             hits, before = self._hits(tensors), self._teacher_hits
             divergence = self._evolution.measure(tensors)
             point = Point(
@@ -405,13 +436,26 @@ class _Search:
         right = predictions == self._labels[-len(predictions) :]
         return 100.0 * float(right.double().mean())
 
-    def _on_levels(self, student: Sparse, slope: float) -> dict[str, Tensor]:
+    def _on_levels(self, student: Sparse, slope: float, tick: Tick) -> dict[str, Tensor]:
         """Put the survivors on levels and round the biases."""
-        options = self._options
-        max_levels = (1 << (options.bits or _AUTO_BITS)) - 1
-        may_zero = options.sparsity is None
-        tensors = place_levels(self._evolution, student, slope, max_levels, may_zero=may_zero)
-        return round_biases(self._evolution, tensors)
+        evolution, options = self._evolution, self._options
+        done = 0
+
+        def hear(share: float) -> None:
+            nonlocal done
+            before, done = done, int(_TICKS * share)
+            tick(done - before)
+
+        tensors = place_levels(
+            evolution,
+            student,
+            slope,
+            (1 << (options.bits or _AUTO_BITS)) - 1,
+            may_zero=options.sparsity is None,
+            after_layer=hear,
+        )
+        tick(_TICKS - done)
+        return round_biases(evolution, tensors)
 
 
 def _start(graph: fx.GraphModule, calibration: Calibration, options: Options) -> Evolution:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 
 from spqformat import Reason, SpqError
-from spqtools.evolve.search import Effort
+from spqtools.evolve.effort import Effort
 from spqtools.fitness import stored_name
 
 # Without a goal: mean KL divergence in nats. It costs LeNet-300-100 on MNIST about half a point of

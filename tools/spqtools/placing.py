@@ -1,12 +1,13 @@
 """Puts a sparse student on levels: once through the network, then the biases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from spqtools.evolve.moments import Moments
-from spqtools.evolve.search import Evolution, Sparse
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Layer
 from spqtools.levels import round_to_step
 from spqtools.quantise import quantise_layer
@@ -24,6 +25,7 @@ def place_levels(
     *,
     may_zero: bool = True,
     methods: Sequence[str] | None = None,
+    after_layer: Callable[[float], None] = lambda _share: None,
 ) -> dict[str, Tensor]:
     """Return all tensors of a student, the layers' weights on levels.
 
@@ -41,12 +43,16 @@ def place_levels(
         Whether a survivor may become zero where that pays.
     methods : sequence of str, optional
         Kinds of levels to choose from; all by default.
+    after_layer : Callable[[float], None]
+        Hears of the share of the work that is done.
     """
+    share = 0.0
     sensitivity = evolution.sensitivities(student.tensors, -1)
 
     def revise(
         layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
     ) -> dict[str, Tensor]:
+        nonlocal share
         name = layer.weight
         levelled, fitted = quantise_layer(
             layer,
@@ -60,6 +66,8 @@ def place_levels(
             may_zero=may_zero,
             methods=methods,
         )
+        share += evolution.work[name]
+        after_layer(share)
         named = {name: levelled.reshape(student.tensors[name].shape)}
         if layer.bias is not None and fitted is not None:
             named[layer.bias] = fitted

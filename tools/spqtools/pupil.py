@@ -10,7 +10,7 @@ from torch import Tensor
 from spqtools.evolve.divergence import Divergence
 from spqtools.evolve.rate import Candidates, choose_within
 from spqtools.evolve.rng import Draws
-from spqtools.evolve.search import Sparse
+from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Layer, Student
 from spqtools.levels import entropy_constrained
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spqtools.evolve.divergence import Divergence, Fitness
 from spqtools.evolve.rng import Draws
-from spqtools.evolve.search import Sparse
+from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Student
 from spqtools.progress import Progress
 from spqtools.pupil import Pupil
@@ -182,7 +182,7 @@ class _Plan:
         self, student: Student, samples: int, seconds: float, clock: Callable[[], float]
     ) -> None:
         self.held_out = min(max(int(_HELD_OUT_SHARE * samples), 1), _MOST_HELD_OUT)
-        visits = _PRODUCTS // max(student.needs().products, 1)
+        visits = _PRODUCTS // max(sum(student.needs().products.values()), 1)
         batch = min(max(visits // _GOOD_STEPS, _LEAST_BATCH), _MOST_BATCH)
         self.batch = min(batch, samples - self.held_out)
         self.steps = min(max(visits // batch, _LEAST_STEPS), _MOST_STEPS)

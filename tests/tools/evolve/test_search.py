@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from spqtools.evolve.divergence import Divergence
+from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.rng import Draws
-from spqtools.evolve.search import EFFORTS, Evolution, Sparse, held_out_samples
+from spqtools.evolve.search import Evolution, held_out_samples
+from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Student
 
 

@@ -54,7 +54,7 @@ def measure_moments(student: Stop, teacher: Stop) -> Moments:
     inputs = torch.zeros(layer.groups, features, features)
     targets = torch.zeros(layer.groups, features, layer.rows // layer.groups)
     samples = 0
-    wanted = max(_PLACES_PER_FEATURE * features, _LEAST_PLACES) // len(student.values)
+    wanted = wanted_places(features) // len(student.values)
     for batch in range(len(student.values)):
         seen, answer = student.inputs(batch), teacher.output(batch)
         present, wanted_beside = student.beside(batch), teacher.beside(batch)
@@ -70,6 +70,11 @@ def measure_moments(student: Stop, teacher: Stop) -> Moments:
         targets += step * (matrix.transpose(1, 2) @ grouped)
         samples += seen.shape[0]
     return Moments(inputs / samples, targets / samples)
+
+
+def wanted_places(features: int) -> int:
+    """Return how many places a layer of so many features is looked at, where it has so many."""
+    return max(_PLACES_PER_FEATURE * features, _LEAST_PLACES)
 
 
 def _gram(matrix: Tensor) -> Tensor:

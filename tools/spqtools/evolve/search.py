@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from spqtools.evolve.allocation import allocate
 from spqtools.evolve.compensation import RACING_STEPS, STEPS, compensate
 from spqtools.evolve.divergence import Divergence, Fitness
+from spqtools.evolve.effort import Effort
 from spqtools.evolve.moments import Moments, measure_moments
 from spqtools.evolve.population import (
     Individual,
@@ -25,18 +26,14 @@ from spqtools.evolve.population import (
 )
 from spqtools.evolve.rate import mask_bits, survivor_bits
 from spqtools.evolve.rng import Draws
+from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.evolve.student import Layer, Stop, Student
+from spqtools.evolve.workload import Tries, spread_work
 
 _HELD_OUT_SHARE = 0.25
 _TILT_STEP = 0.35
-# What a zero saves: the survivor's place in the mask and its level, in bits. The files of
-# tests/bench/RESULTS.md have 7 to 8 bits for each survivor, tables and biases among them.
-_BITS_PER_SURVIVOR = 6.5
 # What a survivor's level is foreseen to take.
 _LEVEL_BITS = 3.0
-# A set of zeros costs more than its members one by one. Of 1/2 to 8, 4 to 8 gave LeNet-300-100 the
-# least divergence at 45x and at 65x.
-_SET_SURCHARGE = 6.0
 # Share of the survivors whose zeros set the price of a bit.
 _GOES_ON = 0.9
 # Elements of the largest value in a batch: what the second-level cache holds, and what the
@@ -56,80 +53,15 @@ _FINAL_PRODUCTS = 4 * 10**10
 _SENSE_PRODUCTS = 10**11
 # A layer that keeps more than this share of its weights has no choice worth a population.
 _HARDLY_CHANGED = 0.985
+# Candidates that meet on all samples in the end, the most trusted proposal among them.
+_FINALISTS = 3
+# Share of a cycle that sensitivities, scores and allocation take, roughly.
+_BEGINNING = 0.2
 
 
 def held_out_samples(samples: int) -> int:
     """Return how many samples at the end of a calibration set never steer the search."""
     return max(1, int(samples * _HELD_OUT_SHARE)) if samples > 1 else 0
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much a cycle may try.
-
-    Parameters
-    ----------
-    proposals : int
-        Criteria's zero-sets that begin a layer's population.
-    generations, children : int
-        Generations after that, and children in each.
-    tilts : int
-        Allocations that a cycle tries besides the present one.
-    densities : tuple of float
-        Shares of weights that the first cycles keep.
-    ratio : float
-        Factor between the densities of later cycles.
-    """
-
-    proposals: int
-    generations: int
-    children: int
-    tilts: int
-    densities: tuple[float, ...]
-    ratio: float
-
-
-EFFORTS = {
-    "fast": Effort(2, 0, 0, 0, (0.3, 0.18), 0.72),
-    "default": Effort(6, 2, 4, 2, (0.6, 0.4, 0.25, 0.18), 0.82),
-    "max": Effort(8, 5, 8, 6, (0.7, 0.5, 0.35, 0.25, 0.18, 0.14), 0.88),
-}
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """A student between two cycles.
-
-    Parameters
-    ----------
-    tensors : dict of str to Tensor
-        All weights.
-    keep : dict of str to Tensor of bool, shape (rows, columns)
-        Support of each layer by its weight's name.
-    tilt : dict of str to float
-        What evolution has added to each layer's log-scores.
-    price : float
-        Divergence that each of the next zeros is estimated to cost.
-    credit : dict of str to float
-        What each kind of proposal has earned.
-    """
-
-    tensors: dict[str, Tensor]
-    keep: dict[str, Tensor]
-    tilt: dict[str, float]
-    price: float = 0.0
-    credit: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def density(self) -> float:
-        """Share of the layers' weights that are kept."""
-        kept = sum(int(mask.sum()) for mask in self.keep.values())
-        return kept / max(1, sum(mask.numel() for mask in self.keep.values()))
-
-    @property
-    def slope(self) -> float:
-        """Divergence that one bit is worth, from what the next zeros would cost and save."""
-        return _SET_SURCHARGE * self.price / _BITS_PER_SURVIVOR
 
 
 _Outlook = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -158,6 +90,8 @@ class Evolution:
         What students are judged by; by default what their outputs look like, see `Divergence`.
     before_layer : Callable[[], None]
         Called before each layer; what it raises ends the cycle.
+    after_layer : Callable[[Begun, float], None]
+        Called when a cycle is through with a layer: where it stands, and the share that is done.
     """
 
     graph: fx.GraphModule
@@ -168,6 +102,7 @@ class Evolution:
     batch_size: int | None = None
     fitness: Fitness | None = None
     before_layer: Callable[[], None] = lambda: None
+    after_layer: Callable[["Begun", float], None] = lambda _begun, _share: None
     evaluations: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -183,7 +118,8 @@ class Evolution:
         self.student = Student(self.graph, search, batch_size)
         self.held_out = Student(self.graph, held_out, batch_size)
         # Whole batches, so that the search's divergence knows the teacher's outputs on them.
-        count, per_batch = len(self.student.batches), max(needs.products * batch_size, 1)
+        products = max(sum(needs.products.values()), 1)
+        count, per_batch = len(self.student.batches), products * batch_size
         self.final = range(min(max(_FINAL_PRODUCTS // per_batch, 1), count))
         self.sense = range(min(max(_SENSE_PRODUCTS // per_batch, 1), count))
         self.race = range(min(max(_RACE_PRODUCTS // per_batch, 1), max(count // 3, 1)))
@@ -197,6 +133,13 @@ class Evolution:
             self.held_out_divergence = Divergence(answers, self.fitness)
 
         self._seen: tuple[Mapping[str, Tensor], int, _Outlook] = ({}, -1, ({}, {}))
+        candidates = self.effort.proposals + self.effort.generations * self.effort.children
+        tries = Tries(
+            walked,
+            RACING_STEPS * candidates + STEPS * _FINALISTS,
+            batch_size * (candidates * len(self.race) + _FINALISTS * len(self.final)),
+        )
+        self.work = spread_work(self.layers, needs.products, tries)
 
     def start(self) -> Sparse:
         """Return the teacher as a student that keeps everything."""
@@ -265,7 +208,9 @@ class Evolution:
                 power[layer.weight] += total.repeat_interleave(rows)
         return {name: total / power[name].clamp_min(1e-30) for name, total in squares.items()}
 
-    def cycle(self, state: Sparse, density: float, number: int) -> Sparse:
+    def cycle(
+        self, state: Sparse, density: float, number: int, begun: Begun | None = None
+    ) -> Sparse:
         """Zero weights until a share of `density` is left, and compensate.
 
         Parameters
@@ -276,20 +221,40 @@ class Evolution:
             Share of the layers' weights to keep.
         number : int
             Number of the cycle, which keys its random choices.
+        begun : Begun, optional
+            Where the same cycle has stood before; the result is the same.
         """
+        begun = begun or self._begin(state, density, number)
+        credit = dict(begun.student.credit)
+        keep = dict(begun.student.keep)
+        share = _BEGINNING + (1 - _BEGINNING) * sum(self.work[name] for name in keep)
+
+        def choose(stop: Stop, moments: Moments) -> Individual:
+            nonlocal share
+            name = stop.layer.weight
+            goal, sensitivity = begun.goals[name], begun.sensitivity[name]
+            chosen = self._evolve_layer(stop, moments, state, sensitivity, goal, number, credit)
+            keep[name] = chosen.keep
+            share += (1 - _BEGINNING) * self.work[name]
+            tensors = {**stop.weights, **chosen.tensors}
+            student = Sparse(tensors, dict(keep), begun.student.tilt, credit=dict(credit))
+            self.after_layer(replace(begun, student=student, evaluations=self.evaluations), share)
+            return chosen
+
+        with torch.no_grad():
+            tensors, keep = self._sweep(self.student, state, choose, begun.student)
+        student = Sparse(tensors, keep, begun.student.tilt, credit=credit)
+        return replace(student, price=self._price(student, number + 1))
+
+    def _begin(self, state: Sparse, density: float, number: int) -> Begun:
+        """Return a cycle before its first layer."""
         sensitivity, scores = self._outlook(state, number)
         kept_total = round(density * sum(mask.numel() for mask in state.keep.values()))
         with torch.no_grad():
             tilt = self._evolve_tilt(state, scores, sensitivity, kept_total, number)
-            goals, _ = allocate(scores, state.keep, tilt, kept_total)
-            credit = dict(state.credit)
-
-            def choose(stop: Stop, moments: Moments) -> Individual:
-                return self._evolve_layer(stop, moments, state, sensitivity, goals, number, credit)
-
-            tensors, keep = self._sweep(self.student, state, choose)
-        student = Sparse(tensors, keep, tilt, credit=credit)
-        return replace(student, price=self._price(student, number + 1))
+        goals, _ = allocate(scores, state.keep, tilt, kept_total)
+        student = Sparse(dict(state.tensors), {}, tilt, credit=state.credit)
+        return Begun(student, goals, sensitivity, self.evaluations)
 
     def _outlook(self, state: Sparse, number: int) -> _Outlook:
         """Return the sensitivities and the log-scores by curvature that a cycle begins with.
@@ -416,16 +381,16 @@ class Evolution:
         stop: Stop,
         moments: Moments,
         state: Sparse,
-        sensitivity: Mapping[str, Tensor],
-        goals: Mapping[str, int],
+        sensitivity: Tensor,
+        count: int,
         number: int,
         credit: dict[str, float],
     ) -> Individual:
         """Evolve the zero-set of one layer; its proposals earn credit."""
         name = stop.layer.weight
-        allowed, count = state.keep[name], goals[name]
+        allowed = state.keep[name]
         weight, _ = _matrix(stop.layer, stop.weights)
-        scores = criteria(stop.layer, moments, weight, sensitivity[name])
+        scores = criteria(stop.layer, moments, weight, sensitivity)
         if count >= _HARDLY_CHANGED * int(allowed.sum()):
             keep = top(scores["curvature"], allowed, count)
             return self._settle(stop, moments, keep, STEPS)
@@ -455,7 +420,9 @@ class Evolution:
             return recombine(first, second, guide, allowed, count, draws)
 
         effort = self.effort
-        fittest, ranking = evolve(invited, breed, assess, effort.generations, effort.children, 2)
+        fittest, ranking = evolve(
+            invited, breed, assess, effort.generations, effort.children, _FINALISTS - 1
+        )
         reward(credit, ranking)
         return fittest
 
@@ -469,18 +436,30 @@ class Evolution:
         return Individual(keep, _tensors(stop.layer, weight, bias, stop.weights), 0.0)
 
     def _sweep(
-        self, student: Student, state: Sparse, choose: Callable[[Stop, Moments], Individual]
+        self,
+        student: Student,
+        state: Sparse,
+        choose: Callable[[Stop, Moments], Individual],
+        begun: Sparse | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Walk student and teacher side by side and replace each layer by what `choose` returns."""
+        """Walk student and teacher side by side and replace each layer by what `choose` returns.
+
+        Layers that have a support in `begun` are taken from there.
+        """
         tensors = dict(state.tensors)
         keep = {}
         for stop, original in zip(
             student.walk(tensors), student.walk(dict(self.teacher)), strict=True
         ):
-            self.before_layer()
-            chosen = choose(stop, measure_moments(stop, original))
+            name = stop.layer.weight
+            if begun is not None and name in begun.keep:
+                settled = _tensors(stop.layer, *_matrix(stop.layer, begun.tensors), begun.tensors)
+                chosen = Individual(begun.keep[name], settled, 0.0)
+            else:
+                self.before_layer()
+                chosen = choose(stop, measure_moments(stop, original))
             tensors.update(chosen.tensors)
-            keep[stop.layer.weight] = chosen.keep
+            keep[name] = chosen.keep
         return tensors, keep
 
 

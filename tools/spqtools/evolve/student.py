@@ -173,7 +173,8 @@ class Student:
 
     def needs(self) -> "Needs":
         """Return what a pass of one sample takes."""
-        largest, live, products = 1, 1, 0
+        largest, live = 1, 1
+        products: dict[str, int] = {}
         layers = {layer.node: layer for layer in self.layers}
         values = self.begin([tensor[:1] for tensor in self.batches[0]])
         for index, node in enumerate(self._nodes):
@@ -181,7 +182,8 @@ class Student:
             value = values.get(node)
             if isinstance(value, Tensor):
                 largest = max(largest, value.numel())
-                products += value.numel() * layers[node].columns if node in layers else 0
+                if node in layers:
+                    products[layers[node].weight] = value.numel() * layers[node].columns
             live = max(live, sum(one.numel() for one in values.values() if isinstance(one, Tensor)))
             for dead in self._dead[index]:
                 values.pop(dead, None)
@@ -230,13 +232,13 @@ class Needs:
         Elements of the largest value.
     live : int
         Elements of the values that are needed at once, at most.
-    products : int
-        Multiplications of all layers.
+    products : dict of str to int
+        Multiplications of each layer, by the weight's name.
     """
 
     largest: int
     live: int
-    products: int
+    products: dict[str, int]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""A student between two cycles, and between two layers of one."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+# What a zero saves: the survivor's place in the mask and its level, in bits. The files of
+# tests/bench/RESULTS.md have 7 to 8 bits for each survivor, tables and biases among them.
+_BITS_PER_SURVIVOR = 6.5
+# A set of zeros costs more than its members one by one. Of 1/2 to 8, 4 to 8 gave LeNet-300-100 the
+# least divergence at 45x and at 65x.
+_SET_SURCHARGE = 6.0
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A student between two cycles.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        All weights.
+    keep : dict of str to Tensor of bool, shape (rows, columns)
+        Support of each layer by its weight's name.
+    tilt : dict of str to float
+        What evolution has added to each layer's log-scores.
+    price : float
+        Divergence that each of the next zeros is estimated to cost.
+    credit : dict of str to float
+        What each kind of proposal has earned.
+    """
+
+    tensors: dict[str, Tensor]
+    keep: dict[str, Tensor]
+    tilt: dict[str, float]
+    price: float = 0.0
+    credit: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def density(self) -> float:
+        """Share of the layers' weights that are kept."""
+        kept = sum(int(mask.sum()) for mask in self.keep.values())
+        return kept / max(1, sum(mask.numel() for mask in self.keep.values()))
+
+    @property
+    def slope(self) -> float:
+        """Divergence that one bit is worth, from what the next zeros would cost and save."""
+        return _SET_SURCHARGE * self.price / _BITS_PER_SURVIVOR
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A cycle on its way through the layers.
+
+    Parameters
+    ----------
+    student : Sparse
+        What it has made so far; supports are those of the layers that it is through with.
+    goals : dict of str to int
+        Weights that each layer is to keep.
+    sensitivity : dict of str to Tensor
+        What an error of each row costs.
+    evaluations : int
+        Candidates that the search had assessed by then.
+    """
+
+    student: Sparse
+    goals: dict[str, int]
+    sensitivity: dict[str, Tensor]
+    evaluations: int
