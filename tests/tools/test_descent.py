@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from spqtools.descent import descend
 
 LEVELS = np.array([-0.5, -0.25, 0.25, 0.5, 1.0], dtype=np.float32)
-COLUMNS = 6
+ROWS, COLUMNS = 3, 6
 
 
 @dataclass
 class Problem:
-    """Three rows of six weights and a free constant."""
+    """Three rows of six weights and a free constant, whose errors are coupled."""
 
     hessian: NDArray[np.float32]
-    importance: NDArray[np.float64]
+    coupling: NDArray[np.float64]
     level_costs: NDArray[np.float64]
     place_costs: NDArray[np.float32]
     wanted: NDArray[np.float32]
@@ -30,35 +30,37 @@ class Problem:
     def run(self, function: Any, sweeps: int) -> int:
         gradient = ((self.weights - self.wanted) @ self.hessian).astype(np.float32)
         moves: int = function(
-            *(self.hessian, self.importance, LEVELS, self.level_costs, self.place_costs),
+            *(self.hessian, self.coupling, LEVELS, self.level_costs, self.place_costs),
             *(self.may_zero, sweeps, self.weights, gradient, self.chosen),
+            *(np.empty(ROWS), np.empty(ROWS, dtype=np.float32)),
         )
         np.testing.assert_allclose(
             gradient, (self.weights - self.wanted) @ self.hessian, rtol=1e-3, atol=1e-4
         )
         return moves
 
-    def cost(self) -> NDArray[np.float64]:
-        """What each row costs, every weight being on its level."""
+    def cost(self) -> float:
+        """What all costs, every weight being on its level."""
         miss = (self.weights - self.wanted).astype(np.float64)
-        error = 0.5 * self.importance * ((miss @ self.hessian) * miss).sum(axis=1)
+        error = 0.5 * np.trace(self.coupling @ miss @ self.hessian @ miss.T)
         rate = np.where(self.chosen >= 0, self.place_costs + self.level_costs[self.chosen], 0.0)
-        return np.asarray(error + rate.sum(axis=1))
+        return float(error + rate.sum())
 
 
 def problem(seed: int, price: float = 0.01) -> Problem:
     random = np.random.Generator(np.random.PCG64(seed))
     inputs = random.normal(size=(20, COLUMNS + 1)) @ random.normal(size=(COLUMNS + 1, COLUMNS + 1))
     hessian = (inputs.T @ inputs / 20 + 0.1 * np.eye(COLUMNS + 1)).astype(np.float32)
-    wanted = (0.4 * random.normal(size=(3, COLUMNS + 1))).astype(np.float32)
+    wanted = (0.4 * random.normal(size=(ROWS, COLUMNS + 1))).astype(np.float32)
+    errors = random.normal(size=(8, ROWS))
     return Problem(
         hessian,
-        random.random(3) + 0.1,
+        errors.T @ errors / 8 + 0.1 * np.eye(ROWS),
         price * random.random(LEVELS.size),
-        (price * random.random((3, COLUMNS))).astype(np.float32),
+        (price * random.random((ROWS, COLUMNS))).astype(np.float32),
         wanted,
         wanted.copy(),
-        np.zeros((3, COLUMNS), dtype=np.int16),
+        np.zeros((ROWS, COLUMNS), dtype=np.int16),
     )
 
 
@@ -82,7 +84,7 @@ def test_more_sweeps_never_cost_more(seed: int) -> None:
         task = problem(seed)
         task.run(descend, sweeps)
         costs.append(task.cost())
-    assert all((after <= before + 1e-5).all() for before, after in pairwise(costs))
+    assert all(after <= before + 1e-5 for before, after in pairwise(costs))
 
 
 def test_every_weight_is_on_its_level() -> None:
@@ -96,13 +98,13 @@ def test_no_single_move_gains_in_the_end() -> None:
     task = problem(2)
     task.run(descend, 50)
     reached = task.cost()
-    for column in range(COLUMNS):
+    for place in np.ndindex(ROWS, COLUMNS):
         for level in range(-1, LEVELS.size):
             other = problem(2)
             other.weights[:], other.chosen[:] = task.weights, task.chosen
-            other.weights[:, column] = 0.0 if level < 0 else LEVELS[level]
-            other.chosen[:, column] = level
-            assert (other.cost() >= reached - 1e-6).all()
+            other.weights[place] = 0.0 if level < 0 else LEVELS[level]
+            other.chosen[place] = level
+            assert other.cost() >= reached - 1e-6
 
 
 def test_a_dear_place_is_zeroed_and_a_forbidden_one_always() -> None:
@@ -126,5 +128,5 @@ def test_where_zero_is_not_allowed_only_forbidden_places_are_zero() -> None:
 def test_the_constant_is_free() -> None:
     task = problem(5)
     task.run(descend, 40)
-    gradient = (task.weights - task.wanted) @ task.hessian
+    gradient = task.coupling @ (task.weights - task.wanted) @ task.hessian
     np.testing.assert_allclose(gradient[:, -1], 0.0, atol=1e-4)

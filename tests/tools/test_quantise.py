@@ -35,6 +35,20 @@ def moments_of(name: str) -> tuple[Layer, Moments, Student]:
     return stop.layer, measure_moments(stop, twin), student
 
 
+def coupled(layer: Layer) -> torch.Tensor:
+    """Rows of which some errors cost more together than alone, and some less."""
+    rows = layer.rows // layer.groups
+    errors = (
+        torch.randn(layer.groups, rows, 3 * rows, generator=torch.Generator().manual_seed(1)) + 0.2
+    )
+    return errors @ errors.transpose(1, 2) / errors.shape[2]
+
+
+def uncoupled(layer: Layer) -> torch.Tensor:
+    """Rows whose errors all cost the same."""
+    return torch.eye(layer.rows // layer.groups).repeat(layer.groups, 1, 1)
+
+
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("max_levels", [1, 3, 15])
 def test_a_layer_on_levels(name: str, max_levels: int) -> None:
@@ -42,9 +56,9 @@ def test_a_layer_on_levels(name: str, max_levels: int) -> None:
     weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
     keep = weight.abs() > weight.abs().median()
     weight, bias = compensate(layer, moments, keep, weight, student.original.get("0.bias"))
-    sensitivity = torch.rand(layer.rows, generator=torch.Generator().manual_seed(1)) + 0.1
+    coupling = coupled(layer)
     levelled, fitted = quantise_layer(
-        layer, moments, keep, weight, bias, sensitivity, 1e-5, max_levels
+        layer, moments, keep, weight, bias, coupling, 1e-5, max_levels
     )
     assert levelled.shape == weight.shape
     assert not levelled[~keep].any()
@@ -64,9 +78,7 @@ def test_quantising_knows_the_inputs(name: str) -> None:
     weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
     bias = student.original.get("0.bias")
     keep = torch.ones_like(weight, dtype=torch.bool)
-    levelled, fitted = quantise_layer(
-        layer, moments, keep, weight, bias, torch.ones(layer.rows), 1e-7, 7
-    )
+    levelled, fitted = quantise_layer(layer, moments, keep, weight, bias, uncoupled(layer), 1e-7, 7)
     values = torch.from_numpy(np.unique(levelled[levelled != 0].numpy()))
     nearest = values[(weight[..., None] - values).abs().argmin(-1)]
 
@@ -85,7 +97,7 @@ def test_nothing_kept() -> None:
     weight = student.original["0.weight"]
     levelled, fitted = quantise_layer(
         *(layer, moments, torch.zeros_like(weight, dtype=torch.bool), weight),
-        *(student.original["0.bias"], torch.ones(layer.rows), 1e-5, 15),
+        *(student.original["0.bias"], uncoupled(layer), 1e-5, 15),
     )
     assert not levelled.any()
     assert fitted is not None
@@ -95,9 +107,9 @@ def test_levels_of_a_pattern_keep_it() -> None:
     layer, moments, student = moments_of("convolution")
     weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
     bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
-    sensitivity = torch.ones(layer.rows)
+    coupling = uncoupled(layer)
     levelled, _ = quantise_layer(
-        layer, moments, keep, weight, bias, sensitivity, 1e-6, 7, methods=("powers-of-two",)
+        layer, moments, keep, weight, bias, coupling, 1e-6, 7, methods=("powers-of-two",)
     )
     mantissas, _ = np.frexp(levelled[levelled != 0].abs().numpy())
     assert mantissas.size
@@ -109,11 +121,11 @@ def test_the_choice_is_that_of_one_method(slope: float) -> None:
     layer, moments, student = moments_of("linear")
     weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
     bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
-    sensitivity = torch.ones(layer.rows)
+    coupling = uncoupled(layer)
 
     def levelled(methods: tuple[str, ...] | None) -> torch.Tensor:
         chosen, _ = quantise_layer(
-            layer, moments, keep, weight, bias, sensitivity, slope, 7, methods=methods
+            layer, moments, keep, weight, bias, coupling, slope, 7, methods=methods
         )
         return chosen
 
@@ -125,8 +137,6 @@ def test_weights_that_no_level_is_worth_become_zero() -> None:
     layer, moments, student = moments_of("linear")
     weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
     bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
-    levelled, fitted = quantise_layer(
-        layer, moments, keep, weight, bias, torch.ones(layer.rows), 1e3, 7
-    )
+    levelled, fitted = quantise_layer(layer, moments, keep, weight, bias, uncoupled(layer), 1e3, 7)
     assert not levelled.any()
     assert fitted is not None

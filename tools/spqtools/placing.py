@@ -47,7 +47,7 @@ def place_levels(
         Hears of the share of the work that is done.
     """
     share = 0.0
-    sensitivity = evolution.sensitivities(student.tensors, -1)
+    coupling = evolution.couplings(student.tensors, -1)
 
     def revise(
         layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
@@ -60,7 +60,7 @@ def place_levels(
             student.keep[name],
             weight,
             bias,
-            sensitivity[name],
+            coupling[name],
             slope,
             max_levels,
             may_zero=may_zero,

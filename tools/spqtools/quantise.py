@@ -1,9 +1,7 @@
 """Few levels for many weights: which weight of a layer takes which."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from math import log, log2
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from spqtools.descent import descend
 from spqtools.evolve.compensation import by_group, with_constant, without_constant
 from spqtools.evolve.moments import Moments
 from spqtools.evolve.student import Layer
-from spqtools.level_system import add_level_system
+from spqtools.level_image import level_image
 from spqtools.levels import Levels, alternatives, assign, codebook_bits, rounded
 
 # Rounds of assignment and placement, and passes over each row in a round.
@@ -27,10 +25,8 @@ _TRIED = 2
 _MOVING = ("entropy-constrained", "k-means", "ternary")
 # Half a pseudo-count keeps empty rows, columns and levels at a finite price.
 _PSEUDO_COUNT = 0.5
-# Parts of a layer's rows that threads share; the same on every machine, as sums depend on it.
-_BLOCKS = 4
-
-_T = TypeVar("_T")
+# What couples rows is learnt from few samples; this share of it is taken for noise.
+_OWN_SHARE = 0.3
 
 
 def quantise_layer(
@@ -39,7 +35,7 @@ def quantise_layer(
     keep: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    sensitivity: Tensor,
+    coupling: Tensor,
     slope: float,
     max_levels: int,
     *,
@@ -53,10 +49,11 @@ def quantise_layer(
 
     Two steps take turns. Assignment: each weight moves to the level, or to zero, of the least
     error and rate on the layer's real inputs while all others are held, so that later weights make
-    up for earlier ones (`descend`; coordinate descent as in QuantEase, arXiv 2309.01885, with the
-    rate as a price). Placement: all levels move at once to where the error is least, which is a
-    small linear system; levels of a pattern stay where they are. What a level and what a place in
-    the mask cost is measured anew each time. The bias stays free.
+    up for earlier ones, in their own row and in others (`descend`; coordinate descent as in
+    QuantEase, arXiv 2309.01885, with the rate as a price and a Hessian of two Kronecker factors as
+    in YAQA, arXiv 2505.22988). Placement: all levels move at once to where the error is least,
+    which is a small linear system; levels of a pattern stay where they are. What a level and what a
+    place in the mask cost is measured anew each time. The bias stays free.
 
     Parameters
     ----------
@@ -68,8 +65,8 @@ def quantise_layer(
         Support.
     weight, bias : Tensor of float32, Tensor or None
         Compensated weights.
-    sensitivity : Tensor of float32, shape (rows,)
-        Divergence per squared change of a row's output, doubled.
+    coupling : Tensor of float32, shape (groups, rows of a group, rows of a group)
+        Divergence per product of the changes of two rows' outputs, doubled.
     slope : float
         Divergence that one bit may cost.
     max_levels : int
@@ -87,9 +84,11 @@ def quantise_layer(
     if not bool(weight[keep].any()):
         return torch.zeros_like(weight), bias
     # The least sensitive rows must not drown in numerical noise.
-    floor = float(sensitivity.mean()) * 1e-6 + 1e-30
-    importance = sensitivity.clamp_min(floor).double()
-    task = _Task(layer, moments, importance, weight, bias, may_zero)
+    own = coupling.double().diagonal(dim1=1, dim2=2)
+    floor = float(own.mean()) * 1e-6 + 1e-30
+    coupling = (1.0 - _OWN_SHARE) * coupling.double() + torch.diag_embed(_OWN_SHARE * own + floor)
+    importance = coupling.diagonal(dim1=1, dim2=2).flatten()
+    task = _Task(layer, moments, coupling, weight, bias, may_zero)
     curvature = 0.5 * importance[:, None] * task.diagonal[:, : layer.columns].double()
     curvature = curvature.clamp_min(1e-30)
     survivors = weight[keep].double().numpy(), curvature[keep].numpy()
@@ -134,14 +133,14 @@ class _Task:
         self,
         layer: Layer,
         moments: Moments,
-        importance: Tensor,
+        coupling: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         may_zero: bool,
     ) -> None:
         self._layer = layer
         self._may_zero = may_zero
-        self._importance = importance
+        self._coupling = coupling
         hessian = moments.inputs.clone()
         diagonal = hessian.diagonal(dim1=1, dim2=2)
         diagonal.add_(_DAMPING * diagonal.mean(1, keepdim=True) + 1e-30)
@@ -154,7 +153,6 @@ class _Task:
         targets = moments.targets.transpose(1, 2) + (image - plain)
         self._start_gradient = (image - targets).flatten(0, 1)
         self._targets = targets.flatten(0, 1)
-        self._blocks = _blocks(layer)
 
     def settle(
         self, levels: Levels, keep: Tensor, worth: Tensor, slope: float, *, moving: bool
@@ -182,8 +180,9 @@ class _Task:
 
     def _error(self) -> float:
         """Return the divergence of the present weights, up to a constant."""
-        by_row = ((self._gradient - self._targets) * self._weights).sum(1).double()
-        return float(0.5 * (self._importance * by_row).sum())
+        change = by_group(self._layer, self._gradient - self._targets).double()
+        weights = by_group(self._layer, self._weights)
+        return float(0.5 * ((self._coupling @ change) * weights).sum())
 
     def _rate(self, chosen: Tensor, levels: Levels) -> float:
         """Return the bits of mask, levels and codebook."""
@@ -201,77 +200,61 @@ class _Task:
         chosen = torch.empty(self._layer.rows, self._layer.columns, dtype=torch.int16)
         costs = (slope * place_bits).float().numpy()
 
-        def move(block: _Block) -> None:
-            group, rows = block
+        rows = self._layer.rows // self._layer.groups
+        scratch = np.empty(rows), np.empty(rows, dtype=np.float32)
+        for group, hessian in enumerate(self._hessian):
+            part = slice(group * rows, (group + 1) * rows)
             descend(
-                self._hessian[group].numpy(),
-                self._importance[rows].numpy(),
+                hessian.numpy(),
+                self._coupling[group].numpy(),
                 levels.values.astype(np.float32),
                 slope * levels.bits,
-                costs[rows],
+                costs[part],
                 self._may_zero,
                 _SWEEPS,
-                self._weights[rows].numpy(),
-                self._gradient[rows].numpy(),
-                chosen[rows].numpy(),
+                self._weights[part].numpy(),
+                self._gradient[part].numpy(),
+                chosen[part].numpy(),
+                *scratch,
             )
-
-        _run(move, self._blocks)
         return chosen
 
     def place(self, chosen: Tensor, levels: Levels) -> Levels:
         """Move all levels to where the error is least, given who is on which."""
         count, columns = len(levels.values), self._layer.columns
+        coupling = self._coupling.float()
+        places = (chosen >= 0).nonzero(as_tuple=True)
+        owners = chosen[places].numpy()
+        used = np.flatnonzero(np.bincount(owners, minlength=count))
+
+        def by_level(matrix: Tensor) -> NDArray[np.float64]:
+            """Return the sum of what the coupling makes of a matrix, over the places of a level."""
+            coupled = (coupling @ by_group(self._layer, matrix)).flatten(0, 1)
+            values = coupled[places].double().numpy()
+            sums = np.bincount(owners, weights=values).astype(np.float64, copy=False)
+            return sums[used]
+
         free = by_group(self._layer, self._weights[:, columns:])
         wanted = self._targets - (free @ self._hessian[:, columns:]).flatten(0, 1)
-        halves = np.zeros((len(self._blocks), count, count))
-        sides = np.zeros((len(self._blocks), count))
-
-        def add(numbered: tuple[int, _Block]) -> None:
-            number, (group, rows) = numbered
-            add_level_system(
-                self._hessian[group].numpy(),
-                self._importance[rows].numpy(),
-                wanted[rows].numpy(),
-                chosen[rows].numpy(),
-                np.empty(columns, dtype=np.int32),
-                np.empty(count),
-                halves[number],
-                sides[number],
-            )
-
-        _run(add, list(enumerate(self._blocks)))
-        bits = _level_bits(chosen, count).numpy()
-        used = np.bincount(chosen[chosen >= 0].numpy(), minlength=count) > 0
-        half = halves.sum(0)[np.ix_(used, used)]
-        matrix, right = half + half.T, sides.sum(0)[used]
+        right = by_level(wanted)
+        matrix = np.stack([by_level(self._image(chosen, int(level))) for level in used])
+        matrix = (matrix + matrix.T) / 2
         ridge = 1e-6 * matrix.diagonal().mean() + 1e-30
         matrix[np.diag_indices_from(matrix)] += ridge
         values = np.linalg.solve(matrix, right + ridge * levels.values[used])
-        return rounded(values, bits[used])
+        return rounded(values, _level_bits(chosen, count).numpy()[used])
+
+    def _image(self, chosen: Tensor, level: int) -> Tensor:
+        """Return the places of a level times the Hessian."""
+        image = torch.empty_like(self._weights)
+        rows = self._layer.rows // self._layer.groups
+        for group, hessian in enumerate(self._hessian):
+            part = slice(group * rows, (group + 1) * rows)
+            level_image(hessian.numpy(), chosen[part].numpy(), level, image[part].numpy())
+        return image
 
     def _times(self, matrix: Tensor, hessian: Tensor) -> Tensor:
         return by_group(self._layer, matrix) @ hessian
-
-
-_Block = tuple[int, slice]
-"""A group and rows of it."""
-
-
-def _blocks(layer: Layer) -> list[_Block]:
-    """Cut the rows of a layer into blocks that threads can work on, none across two groups."""
-    rows = layer.rows // layer.groups
-    size = -(-rows // _BLOCKS) if layer.groups == 1 else rows
-    return [
-        (start // rows, slice(start, min(start + size, layer.rows)))
-        for start in range(0, layer.rows, size)
-    ]
-
-
-def _run(work: Callable[[_T], None], parts: Sequence[_T]) -> None:
-    """Do some work on all parts, on as many threads as PyTorch has."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(work, parts))
 
 
 def _place_bits(mask: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Cycles of evolution: from a dense student to a sparse one, layer by layer, level by level."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, prod
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from spqtools.evolve.allocation import allocate
 from spqtools.evolve.compensation import RACING_STEPS, STEPS, compensate
-from spqtools.evolve.divergence import Divergence, Fitness
+from spqtools.evolve.divergence import SOFTENED, Divergence, Fitness
 from spqtools.evolve.effort import Effort
 from spqtools.evolve.moments import Moments, measure_moments
 from spqtools.evolve.population import (
@@ -128,7 +128,8 @@ class Evolution:
         self.teacher = self.student.original
         self.layers: list[Layer] = self.student.layers
         with torch.no_grad():
-            self.divergence = Divergence(self.student.outputs(self.teacher), self.fitness)
+            answers = self.student.outputs(self.teacher)
+            self.divergence = Divergence(answers, self.fitness, SOFTENED)
             answers = self.held_out.outputs(self.teacher)
             self.held_out_divergence = Divergence(answers, self.fitness)
 
@@ -167,10 +168,55 @@ class Evolution:
         dict of str to Tensor
             Float32, shape (rows,), by the weight's name.
         """
-        ends = {layer.end: layer for layer in self.layers}
-        sources = {source: layer for layer in self.layers for source in layer.node.args[:1]}
         squares = {layer.weight: torch.zeros(layer.rows) for layer in self.layers}
         power = {layer.weight: torch.zeros(layer.rows) for layer in self.layers}
+        for layer, errors, features in self._gradients(tensors, label):
+            squares[layer.weight] += (errors @ features).square().sum((1, 3)).flatten()
+            total = features.square().sum((1, 2, 3))
+            power[layer.weight] += total.repeat_interleave(layer.rows // layer.groups)
+        return {name: total / power[name].clamp_min(1e-30) for name, total in squares.items()}
+
+    def couplings(self, tensors: Mapping[str, Tensor], label: int) -> dict[str, Tensor]:
+        """Return what errors of two rows together cost, from gradients sample by sample.
+
+        The output's side of a Hessian in two Kronecker factors (Martens and Grosse, arXiv
+        1503.05671) that is fitted to gradients of whole weights (Tseng et al., arXiv 2505.22988);
+        its diagonal is `sensitivities`.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Float32, shape (groups, rows of a group, rows of a group), by the weight's name.
+        """
+        products, power = {}, {}
+        for layer in self.layers:
+            rows = layer.rows // layer.groups
+            products[layer.weight] = torch.zeros(layer.groups, rows, rows)
+            power[layer.weight] = torch.zeros(layer.groups, 1, 1)
+        for layer, errors, features in self._gradients(tensors, label):
+            if features.shape[2] < features.shape[3]:
+                seen = errors @ (features @ features.transpose(2, 3))
+                other = errors
+            else:
+                seen = other = errors @ features
+            left, right = (side.transpose(1, 2).flatten(2) for side in (seen, other))
+            products[layer.weight] += left @ right.transpose(1, 2)
+            power[layer.weight] += features.square().sum((1, 2, 3))[:, None, None]
+        return {name: total / power[name].clamp_min(1e-30) for name, total in products.items()}
+
+    def _gradients(
+        self, tensors: Mapping[str, Tensor], label: int
+    ) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+        """Yield the gradients of the pseudo-loss at each layer's outputs, batch by batch.
+
+        Yields
+        ------
+        tuple of Layer, Tensor and Tensor
+            The layer, the gradients of shape (groups, samples, rows of a group, places), and the
+            features that the rows are multiplied with, (groups, samples, places, columns).
+        """
+        ends = {layer.end: layer for layer in self.layers}
+        sources = {source: layer for layer in self.layers for source in layer.node.args[:1]}
         for batch in self.sense:
             seen: dict[fx.Node, Tensor] = {}
 
@@ -201,12 +247,7 @@ class Evolution:
                 rows = layer.rows // layer.groups
                 features = layer.features(inputs).reshape(layer.groups, samples, -1, layer.columns)
                 errors = layer.outputs(gradient).reshape(samples, -1, layer.groups, rows)
-                errors = errors.permute(2, 0, 3, 1)
-                by_sample = (errors @ features).square().sum((1, 3)).flatten()
-                squares[layer.weight] += by_sample
-                total = features.square().sum((1, 2, 3))
-                power[layer.weight] += total.repeat_interleave(rows)
-        return {name: total / power[name].clamp_min(1e-30) for name, total in squares.items()}
+                yield layer, errors.permute(2, 0, 3, 1), features
 
     def cycle(
         self, state: Sparse, density: float, number: int, begun: Begun | None = None
