@@ -62,7 +62,7 @@ def descend(
     may_zero : bool
         Whether zero is allowed where the place cost is finite.
     sweeps : int
-        Passes over all weights.
+        Passes over all weights, fewer where one moves none.
     weights : ndarray of float32, shape (rows, features)
         Weights; receives the result.
     gradient : ndarray of float32, shape (rows, features)
@@ -83,6 +83,7 @@ def descend(
     rows, features = weights.shape
     columns = place_costs.shape[1]
     for _ in range(sweeps):
+        before = moves
         for feature in range(features):
             own = np.float64(hessian[feature, feature])
             if own <= 0.0:
@@ -130,4 +131,6 @@ def descend(
                 if step != np.float32(0.0):
                     for other in range(features):
                         gradient[row, other] += step * hessian[feature, other]
+        if moves == before:
+            break
     return moves

@@ -18,10 +18,11 @@ from spqtools.levels import Levels, alternatives, assign, codebook_bits, rounded
 
 # Rounds of assignment and placement, and passes over each row in a round.
 _ROUNDS = 4
-_SWEEPS = 3
-_DAMPING = 1e-4
-# Alternatives that are carried out, and those whose levels have no pattern to keep.
-_TRIED = 2
+_SWEEPS = 6
+_DAMPING = 1e-2
+# Alternatives that are carried out in a layer of more weights than that; in others, all.
+_TRIED, _MANY_WEIGHTS = 2, 1 << 20
+# Those whose levels have no pattern to keep.
 _MOVING = ("entropy-constrained", "k-means", "ternary")
 # Half a pseudo-count keeps empty rows, columns and levels at a finite price.
 _PSEUDO_COUNT = 0.5
@@ -44,8 +45,8 @@ def quantise_layer(
 ) -> tuple[Tensor, Tensor | None]:
     """Return a layer's weights on their levels, and the bias that goes with them.
 
-    Of the alternatives in `levels`, the two that promise the least error and rate are carried
-    out, and the one that has it is returned.
+    The alternatives in `levels` are carried out, in a large layer the two that promise the least
+    error and rate, and the one that has it is returned.
 
     Two steps take turns. Assignment: each weight moves to the level, or to zero, of the least
     error and rate on the layer's real inputs while all others are held, so that later weights make
@@ -102,10 +103,11 @@ def quantise_layer(
     if not promises:
         return torch.zeros_like(weight), bias
     named = sorted(promises, key=lambda name: promises[name])
+    named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
     worth = curvature * weight.double().square()
     tried = [
         task.settle(candidates[name], keep, worth, slope, moving=name in _MOVING)
-        for name in named[:_TRIED]
+        for name in named
     ]
     _, best = min(tried, key=lambda one: one[0])
     return without_constant(best, bias)
