@@ -112,9 +112,16 @@ def test_a_folder_that_holds_something_stays_as_it_is(tmp_path: Path) -> None:
 )
 def test_nothing_to_go_on_from(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "points.json"
+    (tmp_path / "points").mkdir()
+    (tmp_path / "points" / "00.spq").write_bytes(b"")
     if content is not None:
         path.write_text(content, encoding="ascii")
     refused(path, Reason.BAD_CHECKPOINT, resumes=True)
+
+
+def test_a_search_without_points_goes_on_without(tmp_path: Path) -> None:
+    resumed = Frontier(tmp_path / "points.json", FACTS, resumes=True)
+    assert add(resumed, 399, 3.0) == "points/00.spq"
 
 
 def test_points_of_another_search(tmp_path: Path) -> None:

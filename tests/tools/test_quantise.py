@@ -35,18 +35,19 @@ def moments_of(name: str) -> tuple[Layer, Moments, Student]:
     return stop.layer, measure_moments(stop, twin), student
 
 
-def coupled(layer: Layer) -> torch.Tensor:
+def coupled(layer: Layer) -> list[torch.Tensor]:
     """Rows of which some errors cost more together than alone, and some less."""
-    rows = layer.rows // layer.groups
-    errors = (
-        torch.randn(layer.groups, rows, 3 * rows, generator=torch.Generator().manual_seed(1)) + 0.2
-    )
-    return errors @ errors.transpose(1, 2) / errors.shape[2]
+    generator = torch.Generator().manual_seed(1)
+    squares = []
+    for _, rows in layer.blocks():
+        errors = torch.randn(rows.stop - rows.start, 40, generator=generator) + 0.2
+        squares.append(errors @ errors.T / 40)
+    return squares
 
 
-def uncoupled(layer: Layer) -> torch.Tensor:
+def uncoupled(layer: Layer) -> list[torch.Tensor]:
     """Rows whose errors all cost the same."""
-    return torch.eye(layer.rows // layer.groups).repeat(layer.groups, 1, 1)
+    return [torch.eye(rows.stop - rows.start) for _, rows in layer.blocks()]
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -70,6 +70,8 @@ _RECOVERED_BITS = 3
 _SEARCHING = 0.5
 # Takes as many digits in a file as any.
 _LONG_DIVERGENCE = 1.234e-100
+# The kind of levels that suits all layers.
+_ONE_KIND = ("entropy-constrained",)
 # Prices, in units of the last student's own, that carry the frontier on beyond the goal.
 _ONWARDS = (2.0, 4.0, 8.0)
 
@@ -142,7 +144,7 @@ def compress(
         if lessons is not None:
             seconds = min(lessons.seconds, deadline.left)
             return search.recovered(lessons.inputs, seconds, progress)
-        placings = 1 if options.sparsity is not None else 2 * (PASSES + 1)
+        placings = 1 if options.sparsity is not None else 3 * (PASSES + 1)
         with progress.stage("place levels", placings * _TICKS) as tick:
             return search.result(tick)
 
@@ -284,9 +286,13 @@ class _Search:
 
     def result(self, tick: Tick) -> Compressed:
         """Put the students on either side of the goal on levels that hit it; return the best."""
-        best = self._land(self._before, tick)
+        best, rung = self._land(self._before, tick), self._before
         if self._beyond is not None and self._is_worth_landing(self._beyond):
-            best = self._better(best, self._land(self._beyond, tick))
+            other = self._land(self._beyond, tick)
+            if self._better(best, other) is other:
+                best, rung = other, self._beyond
+        if self._goal.is_size and self._goal.rank(best.point)[0] and not self._is_cut:
+            best = self._better(best, self._land(rung, tick, best.point.slope))
         missed = self._goal.miss(best.point)
         if missed is not None and not self._is_cut:
             raise SpqError(
@@ -358,10 +364,17 @@ class _Search:
         limit = self._goal.max_divergence
         return limit is None or self._evolution.measure(rung.student.tensors) <= limit
 
-    def _land(self, rung: _Rung, tick: Tick) -> _Found:
-        """Put a student on levels at prices that come nearer to the goal; return the best."""
-        goal = self._goal
-        best = self._own(rung, tick)
+    def _land(self, rung: _Rung, tick: Tick, start: float | None = None) -> _Found:
+        """Put a student on levels at prices that come nearer to the goal; return the best.
+
+        Where a layer takes another kind of levels, the size jumps. If a first landing has ended
+        beside such a jump, a price to `start` with says that one kind is to serve all layers.
+        """
+        goal, methods = self._goal, None if start is None else _ONE_KIND
+        if start is None:
+            best = self._own(rung, tick)
+        else:
+            best = self._found(rung.student, start, tick, methods)
         if self._options.sparsity is not None:
             return best
         tried = [(best.point.slope, goal.share(best.point))]
@@ -372,7 +385,7 @@ class _Search:
             if not self._deadline.allows("quantise"):
                 self._is_cut = True
                 break
-            found = self._found(rung.student, slope, tick)
+            found = self._found(rung.student, slope, tick, methods)
             tried.append((slope, goal.share(found.point)))
             best = self._better(best, found)
         return best
@@ -397,10 +410,16 @@ class _Search:
             tick(_TICKS)
         return rung.found
 
-    def _found(self, student: Sparse, slope: float, tick: Tick = _silent) -> _Found:
-        """Put a student on levels and measure it."""
+    def _found(
+        self,
+        student: Sparse,
+        slope: float,
+        tick: Tick = _silent,
+        methods: Sequence[str] | None = None,
+    ) -> _Found:
+        """Put a student on levels, of all kinds by default, and measure it."""
         with self._deadline.timing("quantise"):
-            tensors = self._on_levels(student, slope, tick)
+            tensors = self._on_levels(student, slope, tick, methods)
             hits, before = self._hits(tensors), self._teacher_hits
             divergence = self._evolution.measure(tensors)
             point = Point(
@@ -436,7 +455,9 @@ class _Search:
         right = predictions == self._labels[-len(predictions) :]
         return 100.0 * float(right.double().mean())
 
-    def _on_levels(self, student: Sparse, slope: float, tick: Tick) -> dict[str, Tensor]:
+    def _on_levels(
+        self, student: Sparse, slope: float, tick: Tick, methods: Sequence[str] | None
+    ) -> dict[str, Tensor]:
         """Put the survivors on levels and round the biases."""
         evolution, options = self._evolution, self._options
         done = 0
@@ -452,6 +473,7 @@ class _Search:
             slope,
             (1 << (options.bits or _AUTO_BITS)) - 1,
             may_zero=options.sparsity is None,
+            methods=methods,
             after_layer=hear,
         )
         tick(_TICKS - done)

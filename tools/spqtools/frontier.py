@@ -77,9 +77,11 @@ class Frontier:
         self._facts = dict(facts)
         self._points: list[FrontierPoint] = []
         self._chosen: str | None = None
-        if resumes:
+        holds_files = self._folder.exists() and any(self._folder.iterdir())
+        # A search that was interrupted early has left no point to go on from.
+        if resumes and (path.exists() or holds_files):
             self._points = _read_points(path, self._facts)
-        elif self._folder.exists() and any(self._folder.iterdir()):
+        elif holds_files:
             raise SpqError(
                 Reason.BAD_ARGUMENT,
                 f"{self._folder} holds files already; move them away, or name another .json",

@@ -36,7 +36,7 @@ def quantise_layer(
     keep: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    coupling: Tensor,
+    couplings: Sequence[Tensor],
     slope: float,
     max_levels: int,
     *,
@@ -66,8 +66,9 @@ def quantise_layer(
         Support.
     weight, bias : Tensor of float32, Tensor or None
         Compensated weights.
-    coupling : Tensor of float32, shape (groups, rows of a group, rows of a group)
-        Divergence per product of the changes of two rows' outputs, doubled.
+    couplings : sequence of Tensor of float32
+        Divergence per product of the changes of two rows' outputs, doubled: a square for each of
+        the layer's blocks.
     slope : float
         Divergence that one bit may cost.
     max_levels : int
@@ -85,11 +86,14 @@ def quantise_layer(
     if not bool(weight[keep].any()):
         return torch.zeros_like(weight), bias
     # The least sensitive rows must not drown in numerical noise.
-    own = coupling.double().diagonal(dim1=1, dim2=2)
+    own = torch.cat([block.diagonal() for block in couplings]).double()
     floor = float(own.mean()) * 1e-6 + 1e-30
-    coupling = (1.0 - _OWN_SHARE) * coupling.double() + torch.diag_embed(_OWN_SHARE * own + floor)
-    importance = coupling.diagonal(dim1=1, dim2=2).flatten()
-    task = _Task(layer, moments, coupling, weight, bias, may_zero)
+    drawn = [
+        (1.0 - _OWN_SHARE) * block.double() + (_OWN_SHARE * block.diagonal() + floor).diag()
+        for block in couplings
+    ]
+    importance = own + floor
+    task = _Task(layer, moments, drawn, weight, bias, may_zero)
     curvature = 0.5 * importance[:, None] * task.diagonal[:, : layer.columns].double()
     curvature = curvature.clamp_min(1e-30)
     survivors = weight[keep].double().numpy(), curvature[keep].numpy()
@@ -106,8 +110,7 @@ def quantise_layer(
     named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
     worth = curvature * weight.double().square()
     tried = [
-        task.settle(candidates[name], keep, worth, slope, moving=name in _MOVING)
-        for name in named
+        task.settle(candidates[name], keep, worth, slope, moving=name in _MOVING) for name in named
     ]
     _, best = min(tried, key=lambda one: one[0])
     return without_constant(best, bias)
@@ -135,14 +138,15 @@ class _Task:
         self,
         layer: Layer,
         moments: Moments,
-        coupling: Tensor,
+        couplings: Sequence[Tensor],
         weight: Tensor,
         bias: Tensor | None,
         may_zero: bool,
     ) -> None:
         self._layer = layer
         self._may_zero = may_zero
-        self._coupling = coupling
+        self._couplings = couplings
+        self._blocks = layer.blocks()
         hessian = moments.inputs.clone()
         diagonal = hessian.diagonal(dim1=1, dim2=2)
         diagonal.add_(_DAMPING * diagonal.mean(1, keepdim=True) + 1e-30)
@@ -182,9 +186,13 @@ class _Task:
 
     def _error(self) -> float:
         """Return the divergence of the present weights, up to a constant."""
-        change = by_group(self._layer, self._gradient - self._targets).double()
-        weights = by_group(self._layer, self._weights)
-        return float(0.5 * ((self._coupling @ change) * weights).sum())
+        coupled = self._coupled((self._gradient - self._targets).double())
+        return float(0.5 * (coupled * self._weights).sum())
+
+    def _coupled(self, matrix: Tensor) -> Tensor:
+        """Return the couplings times a matrix of all rows."""
+        pairs = zip(self._couplings, self._blocks, strict=True)
+        return torch.cat([block.to(matrix.dtype) @ matrix[rows] for block, (_, rows) in pairs])
 
     def _rate(self, chosen: Tensor, levels: Levels) -> float:
         """Return the bits of mask, levels and codebook."""
@@ -202,37 +210,33 @@ class _Task:
         chosen = torch.empty(self._layer.rows, self._layer.columns, dtype=torch.int16)
         costs = (slope * place_bits).float().numpy()
 
-        rows = self._layer.rows // self._layer.groups
-        scratch = np.empty(rows), np.empty(rows, dtype=np.float32)
-        for group, hessian in enumerate(self._hessian):
-            part = slice(group * rows, (group + 1) * rows)
+        for coupling, (group, rows) in zip(self._couplings, self._blocks, strict=True):
             descend(
-                hessian.numpy(),
-                self._coupling[group].numpy(),
+                self._hessian[group].numpy(),
+                coupling.numpy(),
                 levels.values.astype(np.float32),
                 slope * levels.bits,
-                costs[part],
+                costs[rows],
                 self._may_zero,
                 _SWEEPS,
-                self._weights[part].numpy(),
-                self._gradient[part].numpy(),
-                chosen[part].numpy(),
-                *scratch,
+                self._weights[rows].numpy(),
+                self._gradient[rows].numpy(),
+                chosen[rows].numpy(),
+                np.empty(len(coupling)),
+                np.empty(len(coupling), dtype=np.float32),
             )
         return chosen
 
     def place(self, chosen: Tensor, levels: Levels) -> Levels:
         """Move all levels to where the error is least, given who is on which."""
         count, columns = len(levels.values), self._layer.columns
-        coupling = self._coupling.float()
         places = (chosen >= 0).nonzero(as_tuple=True)
         owners = chosen[places].numpy()
         used = np.flatnonzero(np.bincount(owners, minlength=count))
 
         def by_level(matrix: Tensor) -> NDArray[np.float64]:
             """Return the sum of what the coupling makes of a matrix, over the places of a level."""
-            coupled = (coupling @ by_group(self._layer, matrix)).flatten(0, 1)
-            values = coupled[places].double().numpy()
+            values = self._coupled(matrix)[places].double().numpy()
             sums = np.bincount(owners, weights=values).astype(np.float64, copy=False)
             return sums[used]
 
@@ -249,10 +253,9 @@ class _Task:
     def _image(self, chosen: Tensor, level: int) -> Tensor:
         """Return the places of a level times the Hessian."""
         image = torch.empty_like(self._weights)
-        rows = self._layer.rows // self._layer.groups
-        for group, hessian in enumerate(self._hessian):
-            part = slice(group * rows, (group + 1) * rows)
-            level_image(hessian.numpy(), chosen[part].numpy(), level, image[part].numpy())
+        for group, rows in self._blocks:
+            hessian = self._hessian[group].numpy()
+            level_image(hessian, chosen[rows].numpy(), level, image[rows].numpy())
         return image
 
     def _times(self, matrix: Tensor, hessian: Tensor) -> Tensor:

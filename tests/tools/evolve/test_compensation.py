@@ -1,14 +1,17 @@
 """Compensation is the least-squares fit to the teacher on the support, row by row."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from spqtools.evolve import compensation
 from spqtools.evolve.compensation import compensate
 from spqtools.evolve.moments import Moments, diagonal, inverse_diagonal, measure_moments
+from spqtools.evolve.row_solver import solve_rows
 from spqtools.evolve.student import Layer, Student
 
 RIDGE = 1e-3
@@ -157,3 +160,41 @@ def test_features_that_are_always_zero_do_no_harm() -> None:
     assert bias is not None
     assert bias.isfinite().all()
     assert inverse_diagonal(case.layer, moments).isfinite().all()
+
+
+def test_few_survivors_get_the_same_weights(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row by row and by products of whole matrices."""
+
+    def compensated(few: float) -> tuple[Tensor, Tensor | None]:
+        monkeypatch.setattr(compensation, "_FEW", few)
+        return compensate(case.layer, case.moments, case.keep, case.weight, case.bias)
+
+    (weight, bias), (same_weight, same_bias) = compensated(2.0), compensated(0.0)
+    torch.testing.assert_close(weight, same_weight, rtol=1e-3, atol=1e-4)
+    assert (bias is None) == (same_bias is None)
+    if bias is not None and same_bias is not None:
+        torch.testing.assert_close(bias, same_bias, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_row_solver_agrees_with_its_twin(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(40, 9)).astype(np.float32)
+    hessian = (inputs.T @ inputs / 40).astype(np.float32)
+    targets = random.normal(size=(3, 9)).astype(np.float32)
+    support = random.random((3, 9)) < 0.5
+    support[0] = False
+    weights = random.normal(size=(3, 9)).astype(np.float32)
+    found = []
+    functions: tuple[Any, ...] = (solve_rows, solve_rows.py_func)  # type: ignore[attr-defined]
+    for function in functions:
+        solved = weights.copy()
+        scratch = (
+            *(np.empty(9, dtype=np.int32), np.empty((9, 9), dtype=np.float32)),
+            np.empty((4, 9), dtype=np.float32),
+        )
+        count = function(hessian, targets, support, 1e-3, 9, *scratch, solved)
+        assert count == support.sum()
+        assert not solved[~support].any()
+        found.append(solved)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-4)

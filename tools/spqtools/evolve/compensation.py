@@ -1,9 +1,13 @@
 """Least-squares weights on a given support: survivors make up for what was zeroed."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from spqtools.evolve.moments import Moments
+from spqtools.evolve.row_solver import solve_rows
 from spqtools.evolve.student import Layer
 
 # Share of the mean curvature that holds a row to its present weights.
@@ -14,6 +18,9 @@ _DAMPING = 1e-3
 STEPS = 20
 RACING_STEPS = 5
 _TINY = 1e-30
+# Below this share of survivors, supports alone are visited, which takes less than products of
+# whole matrices: in a layer of 1,024 rows and 4,608 columns an eighth of the time at a tenth.
+_FEW = 0.2
 
 
 def compensate(
@@ -52,6 +59,8 @@ def compensate(
     tuple of Tensor and Tensor or None
         Weight, zero outside the support, and bias.
     """
+    if int(keep.sum()) < _FEW * keep.numel():
+        return _compensate_few(layer, moments, keep, weight, bias, steps)
     support = by_group(layer, with_constant(keep.float(), None if bias is None else 1.0))
     present = by_group(layer, with_constant(weight, bias)) * support
     diagonal = moments.inputs.diagonal(dim1=1, dim2=2)[:, None, :]
@@ -72,6 +81,42 @@ def compensate(
         previous, size = size, (residual * scaled).sum(2, keepdim=True)
         direction = scaled + size / previous.clamp_min(_TINY) * direction
     return without_constant(solved.reshape(layer.rows, -1), bias)
+
+
+def _compensate_few(
+    layer: Layer,
+    moments: Moments,
+    keep: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    steps: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Do the same where there are few survivors, row by row, on as many threads as PyTorch has."""
+    solved = with_constant(weight, bias).clone(memory_format=torch.contiguous_format)
+    support = with_constant(keep.float(), None if bias is None else 1.0) > 0
+    targets = moments.targets.transpose(1, 2).flatten(0, 1).contiguous().numpy()
+    most = int(support.sum(1).max())
+    threads = torch.get_num_threads()
+    rows = layer.rows // layer.groups
+    size = -(-rows // threads) if layer.groups == 1 else rows
+
+    def solve(start: int) -> None:
+        part = slice(start, min(start + size, layer.rows))
+        solve_rows(
+            moments.inputs[start // rows].numpy(),
+            targets[part],
+            support[part].numpy(),
+            _DAMPING,
+            steps,
+            np.empty(most, dtype=np.int32),
+            np.empty((most, most), dtype=np.float32),
+            np.empty((4, most), dtype=np.float32),
+            solved[part].numpy(),
+        )
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(solve, range(0, layer.rows, size)))
+    return without_constant(solved, bias)
 
 
 def with_constant(matrix: Tensor, constant: Tensor | float | None) -> Tensor:

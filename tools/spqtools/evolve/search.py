@@ -134,6 +134,7 @@ class Evolution:
             self.held_out_divergence = Divergence(answers, self.fitness)
 
         self._seen: tuple[Mapping[str, Tensor], int, _Outlook] = ({}, -1, ({}, {}))
+        self._coupled: tuple[Mapping[str, Tensor], int, dict[str, list[Tensor]]] = ({}, -1, {})
         candidates = self.effort.proposals + self.effort.generations * self.effort.children
         tries = Tries(
             walked,
@@ -176,7 +177,7 @@ class Evolution:
             power[layer.weight] += total.repeat_interleave(layer.rows // layer.groups)
         return {name: total / power[name].clamp_min(1e-30) for name, total in squares.items()}
 
-    def couplings(self, tensors: Mapping[str, Tensor], label: int) -> dict[str, Tensor]:
+    def couplings(self, tensors: Mapping[str, Tensor], label: int) -> dict[str, list[Tensor]]:
         """Return what errors of two rows together cost, from gradients sample by sample.
 
         The output's side of a Hessian in two Kronecker factors (Martens and Grosse, arXiv
@@ -185,24 +186,36 @@ class Evolution:
 
         Returns
         -------
-        dict of str to Tensor
-            Float32, shape (groups, rows of a group, rows of a group), by the weight's name.
+        dict of str to list of Tensor
+            By the weight's name, for each of the layer's `blocks` a square of float32.
         """
-        products, power = {}, {}
+        known, known_label, coupled = self._coupled
+        if known is tensors and known_label == label:
+            return coupled
+        sums: dict[str, list[Tensor]] = {}
+        power = {layer.weight: torch.zeros(layer.groups) for layer in self.layers}
         for layer in self.layers:
-            rows = layer.rows // layer.groups
-            products[layer.weight] = torch.zeros(layer.groups, rows, rows)
-            power[layer.weight] = torch.zeros(layer.groups, 1, 1)
+            sizes = [rows.stop - rows.start for _, rows in layer.blocks()]
+            sums[layer.weight] = [torch.zeros(size, size) for size in sizes]
         for layer, errors, features in self._gradients(tensors, label):
+            other = errors
             if features.shape[2] < features.shape[3]:
                 seen = errors @ (features @ features.transpose(2, 3))
-                other = errors
             else:
                 seen = other = errors @ features
-            left, right = (side.transpose(1, 2).flatten(2) for side in (seen, other))
-            products[layer.weight] += left @ right.transpose(1, 2)
-            power[layer.weight] += features.square().sum((1, 2, 3))[:, None, None]
-        return {name: total / power[name].clamp_min(1e-30) for name, total in products.items()}
+            left, right = (side.transpose(1, 2).flatten(2).flatten(0, 1) for side in (seen, other))
+            for total, (_, rows) in zip(sums[layer.weight], layer.blocks(), strict=True):
+                total += left[rows] @ right[rows].T
+            power[layer.weight] += features.square().sum((1, 2, 3))
+        coupled = {
+            layer.weight: [
+                total / power[layer.weight][group].clamp_min(1e-30)
+                for total, (group, _) in zip(sums[layer.weight], layer.blocks(), strict=True)
+            ]
+            for layer in self.layers
+        }
+        self._coupled = tensors, label, coupled
+        return coupled
 
     def _gradients(
         self, tensors: Mapping[str, Tensor], label: int

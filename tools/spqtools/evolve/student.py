@@ -16,6 +16,8 @@ _CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default}
 # Arguments: input, weight, bias, stride, padding, dilation, transposed, output_padding, groups.
 _SUM = _ATEN.add.Tensor
 _GENERAL_CONVOLUTION = _ATEN.convolution.default
+# Memory and work grow with the square of it.
+_COUPLED_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,15 @@ class Layer:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     kernel: tuple[int, ...] = ()
+
+    def blocks(self) -> list[tuple[int, slice]]:
+        """Cut the rows into stretches whose errors are looked at together: the group, the rows."""
+        rows = self.rows // self.groups
+        return [
+            (group, slice(start, min(start + _COUPLED_ROWS, (group + 1) * rows)))
+            for group in range(self.groups)
+            for start in range(group * rows, (group + 1) * rows, _COUPLED_ROWS)
+        ]
 
     def features(self, inputs: Tensor, step: int = 1) -> Tensor:
         """Return what the rows are multiplied with at every `step`-th place.
