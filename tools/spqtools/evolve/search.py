@@ -56,7 +56,7 @@ _HARDLY_CHANGED = 0.985
 # Candidates that meet on all samples in the end, the most trusted proposal among them.
 _FINALISTS = 3
 # Share of a cycle that sensitivities, scores and allocation take, roughly.
-_BEGINNING = 0.2
+_BEGINNING = 0.1
 
 
 def held_out_samples(samples: int) -> int:
