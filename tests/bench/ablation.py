@@ -19,6 +19,8 @@ The packer has no options to leave an ingredient out, so `_patches` replaces nam
   there are and when weights choose theirs.
 - rate of zeros: a place in the mask costs nothing, neither in the search nor when weights choose
   between levels and zero.
+- coupled rows: when weights choose levels, each row stands for itself.
+- softening: the divergence that steers the search is the one that is reported.
 """
 
 import argparse
@@ -50,6 +52,8 @@ VARIANTS = (
     "without allocation",
     "without rate of levels",
     "without rate of zeros",
+    "without coupled rows",
+    "without softening",
 )
 _HEADS = "variant | seed | bytes | ratio | divergence | accuracy | seconds"
 
@@ -122,6 +126,10 @@ def _patches(variant: str, effort: str) -> list[AbstractContextManager[Any]]:
             patch.object(search, "survivor_bits", lambda mask, *_: torch.ones(mask.shape)),
             patch.object(quantise, "_place_bits", lambda mask: torch.zeros(mask.shape)),
         ]
+    if variant == "without coupled rows":
+        return [patch.object(quantise, "_OWN_SHARE", 1.0)]
+    if variant == "without softening":
+        return [patch.object(search, "SOFTENED", 1.0)]
     return []
 
 
