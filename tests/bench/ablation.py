@@ -118,8 +118,7 @@ def _patches(variant: str, effort: str) -> list[AbstractContextManager[Any]]:
             patch.object(search, "allocate", _same_shares),
         ]
     if variant == "without rate of levels":
-        k_means = partial(placing.place_levels, methods=("k-means",))
-        return [patch.object(compress, "place_levels", k_means)]
+        return [patch.object(compress, "place_levels", _by_k_means)]
     if variant == "without rate of zeros":
         return [
             patch.object(search, "mask_bits", lambda mask, unit: 0.0),
@@ -131,6 +130,11 @@ def _patches(variant: str, effort: str) -> list[AbstractContextManager[Any]]:
     if variant == "without softening":
         return [patch.object(search, "SOFTENED", 1.0)]
     return []
+
+
+def _by_k_means(*arguments: Any, **options: Any) -> dict[str, Tensor]:
+    """Do what `place_levels` does, with levels where k-means puts them."""
+    return placing.place_levels(*arguments, **{**options, "methods": ("k-means",)})
 
 
 def _same_shares(
