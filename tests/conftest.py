@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
 import runpy
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 # Tests also run from where their folder was copied to; helpers are imported as `tests.FOLDER.NAME`.
 sys.path.append(str(Path(__file__).parents[1]))
+
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A small trained network on disk, as a user has it.
 
