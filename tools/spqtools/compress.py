@@ -153,6 +153,18 @@ def _silent(steps: int = 1, /) -> None:
     """Tell nobody."""
 
 
+def _by_share(tick: Tick) -> Callable[[float], None]:
+    """Return what advances a stage to a share of one cycle, or of putting a student on levels."""
+    done = 0
+
+    def advance(share: float) -> None:
+        nonlocal done
+        before, done = done, int(_TICKS * share)
+        tick(done - before)
+
+    return advance
+
+
 @dataclass
 class _Rung:
     """A student and, once it was put on levels at its own price, what came of it."""
@@ -231,16 +243,15 @@ class _Search:
     def _cycle(self, density: float, checkpoint: Path | None, tick: Tick) -> Sparse:
         """Run a cycle; look at the time before each layer, and leave the state on the way."""
         evolution, begun = self._evolution, self._begun
-        done, saved = 0, time.monotonic()
+        saved, advance = time.monotonic(), _by_share(tick)
 
         def hear(reached: Begun, share: float) -> None:
-            nonlocal begun, done, saved
+            nonlocal begun, saved
             begun = reached
             if checkpoint is not None and time.monotonic() - saved >= _SAVING_SECONDS:
                 self._save(checkpoint, begun)
                 saved = time.monotonic()
-            before, done = done, int(_TICKS * share)
-            tick(done - before)
+            advance(share)
 
         evolution.before_layer = lambda: self._deadline.check("quantise")
         evolution.after_layer = hear
@@ -254,7 +265,7 @@ class _Search:
             evolution.before_layer = lambda: None
             evolution.after_layer = lambda _begun, _share: None
         self._begun = None
-        tick(_TICKS - done)
+        advance(1.0)
         return student
 
     def recovered(self, inputs: Sequence[Tensor], seconds: float, progress: Progress) -> Compressed:
@@ -460,13 +471,7 @@ class _Search:
     ) -> dict[str, Tensor]:
         """Put the survivors on levels and round the biases."""
         evolution, options = self._evolution, self._options
-        done = 0
-
-        def hear(share: float) -> None:
-            nonlocal done
-            before, done = done, int(_TICKS * share)
-            tick(done - before)
-
+        advance = _by_share(tick)
         tensors = place_levels(
             evolution,
             student,
@@ -474,9 +479,9 @@ class _Search:
             (1 << (options.bits or _AUTO_BITS)) - 1,
             may_zero=options.sparsity is None,
             methods=methods,
-            after_layer=hear,
+            after_layer=advance,
         )
-        tick(_TICKS - done)
+        advance(1.0)
         return round_biases(evolution, tensors)
 
 
