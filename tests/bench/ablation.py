@@ -38,7 +38,7 @@ from torch import Tensor
 
 import spq
 from spqformat import Reason, SpqError
-from spqtools import compress, placing, quantise
+from spqtools import compress, landing, placing, quantise
 from spqtools.evolve import search
 from spqtools.evolve.allocation import allocate
 from spqtools.evolve.effort import EFFORTS
@@ -118,7 +118,7 @@ def _patches(variant: str, effort: str) -> list[AbstractContextManager[Any]]:
             patch.object(search, "allocate", _same_shares),
         ]
     if variant == "without rate of levels":
-        return [patch.object(compress, "place_levels", _by_k_means)]
+        return [patch.object(landing, "place_levels", _by_k_means)]
     if variant == "without rate of zeros":
         return [
             patch.object(search, "mask_bits", lambda mask, unit: 0.0),

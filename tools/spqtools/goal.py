@@ -14,7 +14,7 @@ DEFAULT_MAX_DIVERGENCE = 0.02
 # From this share of a size or divergence on, the goal counts as hit.
 CLOSE = 0.98
 _LEAST_DENSITY = 0.004
-# Two densities of at least this ratio enclose the goal well enough for `landing` to do the rest.
+# Two densities of at least this ratio enclose the goal well enough for `next_slope` to do the rest.
 _NEAR = 0.7
 
 

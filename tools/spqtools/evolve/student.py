@@ -171,16 +171,29 @@ class Student:
         The caller may replace the layer's weights at the stop; the walk goes on with them.
         """
         values = [self.start(index) for index in range(len(self.batches))]
+        first = 0
+        for index, layer in self._stops():
+            # Batch after batch, so that values in between are there for one batch at a time.
+            for batch in values:
+                self._advance(weights, batch, first, index)
+            yield Stop(self, layer, index, values, weights)
+            first = index
+
+    def _stops(self) -> Iterator[tuple[int, Layer]]:
+        """Yield the number of each layer's node, and the layer."""
         layer_of = {layer.node: layer for layer in self.layers}
         for index, node in enumerate(self._nodes):
-            if node.op == "output":
-                return
             if node in layer_of:
-                yield Stop(self, layer_of[node], index, values, weights)
-            for batch in values:
-                self._execute(node, weights, batch)
-                for dead in self._dead[index]:
-                    batch.pop(dead, None)
+                yield index, layer_of[node]
+
+    def _advance(
+        self, weights: Mapping[str, Tensor], values: dict[fx.Node, Any], first: int, end: int
+    ) -> None:
+        """Compute the nodes from `first` to the one before `end`, and drop what is used up."""
+        for index in range(first, end):
+            self._execute(self._nodes[index], weights, values)
+            for dead in self._dead[index]:
+                values.pop(dead, None)
 
     def needs(self) -> "Needs":
         """Return what a pass of one sample takes."""
@@ -189,13 +202,15 @@ class Student:
         layers = {layer.node: layer for layer in self.layers}
         values = self.begin([tensor[:1] for tensor in self.batches[0]])
         for index, node in enumerate(self._nodes):
+            if node in layers:
+                held = (one.numel() for one in values.values() if isinstance(one, Tensor))
+                live = max(live, sum(held))
             self._execute(node, self.original, values)
             value = values.get(node)
             if isinstance(value, Tensor):
                 largest = max(largest, value.numel())
                 if node in layers:
                     products[layers[node].weight] = value.numel() * layers[node].columns
-            live = max(live, sum(one.numel() for one in values.values() if isinstance(one, Tensor)))
             for dead in self._dead[index]:
                 values.pop(dead, None)
         return Needs(largest, live, products)
@@ -242,7 +257,7 @@ class Needs:
     largest : int
         Elements of the largest value.
     live : int
-        Elements of the values that are needed at once, at most.
+        Elements of the values that a stop before a layer finds, at most.
     products : dict of str to int
         Multiplications of each layer, by the weight's name.
     """

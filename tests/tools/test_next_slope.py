@@ -6,7 +6,7 @@ from math import inf
 import pytest
 
 from spqtools.goal import CLOSE
-from spqtools.landing import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, Attempt, next_slope
+from spqtools.next_slope import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, Attempt, next_slope
 
 Answer = Callable[[float], float]
 
