@@ -57,7 +57,7 @@ class Magnitude(Evolution):
             keep[layer.weight] = top(size, allowed, round(density * allowed.numel()))
         with torch.no_grad():
             student = Sparse(self.prune(state, keep), keep, state.tilt)
-        return replace(student, price=self._price(student, number + 1))
+        return replace(student, price=self._price(student))
 
 
 def main() -> None:

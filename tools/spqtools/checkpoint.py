@@ -15,10 +15,9 @@ from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.goal import Options, Trial
 
-_FORMAT = "4"
-# The part that the student of a cycle on its way plays, and the kind of its sensitivities.
+_FORMAT = "5"
+# The part that the student of a cycle on its way plays.
 _BEGUN = "begun"
-_ROWS = "sensitivity"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
     students, begun = dict(checkpoint.students), checkpoint.begun
     if begun is not None:
         students[_BEGUN] = begun.student
-        tensors |= {f"{_BEGUN}/{_ROWS}/{name}": rows for name, rows in begun.sensitivity.items()}
     for role, student in students.items():
         tensors |= {f"{role}/tensor/{name}": value for name, value in student.tensors.items()}
         tensors |= {f"{role}/keep/{name}": value for name, value in student.keep.items()}
@@ -128,7 +126,6 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
     }
     begun = None
     if _BEGUN in students:
-        sensitivity = groups[_BEGUN][_ROWS]
-        begun = Begun(students.pop(_BEGUN), saved["goals"], sensitivity, saved["evaluations"])
+        begun = Begun(students.pop(_BEGUN), saved["goals"], saved["evaluations"])
     trials = [Trial(*trial) for trial in saved["trials"]]
     return Checkpoint(trials, saved["evaluations"], students, begun)

@@ -47,7 +47,7 @@ def place_levels(
         Hears of the share of the work that is done.
     """
     share = 0.0
-    coupling = evolution.couplings(student.tensors, -1)
+    coupling = evolution.sensing.couplings(student)
 
     def revise(
         layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None

@@ -47,6 +47,7 @@ class Case:
         teacher = Student(graph, [teacher_inputs], size)
         stop = next(student.walk(dict(student.original)))
         original = next(teacher.walk(dict(teacher.original)))
+        self.stops = stop, original
         self.layer: Layer = stop.layer
         self.moments: Moments = measure_moments(stop, original)
         self.weight = student.original["0.weight"].reshape(self.layer.rows, self.layer.columns)
@@ -80,6 +81,25 @@ def test_moments_are_means_of_products(case: Case) -> None:
         np.testing.assert_allclose(
             case.moments.targets[group][:, row % per_group],
             features.T @ case.wanted[:, row] / samples,
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+def test_places_count_in_moments_as_much_as_they_are_told(case: Case) -> None:
+    samples, per_group = len(case.inputs), case.layer.rows // case.layer.groups
+    shares = torch.rand(len(case.wanted), generator=torch.Generator().manual_seed(5)) + 0.1
+    sizes = [case.layer.outputs(case.stops[1].output(batch)).shape[0] for batch in range(3)]
+    found = measure_moments(*case.stops, torch.split(shares, [*sizes, len(shares) - sum(sizes)]))
+    for row in range(case.layer.rows):
+        features, group = case.features(row), row // per_group
+        weighted = features * shares.double().numpy()[:, None]
+        np.testing.assert_allclose(
+            found.inputs[group], weighted.T @ features / samples, rtol=1e-4, atol=1e-4
+        )
+        np.testing.assert_allclose(
+            found.targets[group][:, row % per_group],
+            weighted.T @ case.wanted[:, row] / samples,
             rtol=1e-4,
             atol=1e-4,
         )

@@ -7,12 +7,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from spqtools.evolve.divergence import SOFTENED, Divergence
 from spqtools.evolve.effort import EFFORTS
-from spqtools.evolve.rng import Draws
 from spqtools.evolve.search import Evolution, held_out_samples
 from spqtools.evolve.sparse import Sparse
-from spqtools.evolve.student import Student
 
 
 class Small(nn.Module):
@@ -146,40 +143,6 @@ def test_seeds_search_differently(graph: tuple[fx.GraphModule, Tensor]) -> None:
     )
     assert same
     assert not different
-
-
-def test_couplings_are_products_of_gradients_sample_by_sample(
-    graph: tuple[fx.GraphModule, Tensor],
-) -> None:
-    """Against gradients of the weights themselves, one sample after the other."""
-    search = evolution(graph)
-    products = {layer.weight: torch.zeros(layer.rows, layer.rows) for layer in search.layers}
-    power = dict.fromkeys(products, 0.0)
-    for batch in search.sense:
-        (images,) = search.student.batches[batch]
-        classes = search.student.outputs(search.teacher)[batch][0].shape[1]
-        signs = torch.from_numpy(Draws(0, "signs", 0, batch).signs(len(images) * classes))
-        signs = signs.reshape(len(images), classes)
-        for sample in range(len(images)):
-            live = {name: search.teacher[name].clone().requires_grad_() for name in products}
-            alone = Student(search.graph, [images[sample : sample + 1]], 1)
-            (scores,) = alone.outputs({**search.teacher, **live})[0]
-            divergence = Divergence([[scores.detach()]], temperature=SOFTENED)
-            loss = divergence.pseudo_loss([scores], [signs[sample : sample + 1]])
-            gradients = torch.autograd.grad(loss, list(live.values()))
-            for name, gradient in zip(live, gradients, strict=True):
-                products[name] += gradient.flatten(1) @ gradient.flatten(1).T
-            with torch.no_grad():
-                for stop in alone.walk(dict(search.teacher)):
-                    features = stop.layer.features(stop.inputs(0))
-                    power[stop.layer.weight] += float(features.square().sum())
-    found = search.couplings(search.teacher, 0)
-    for name, total in products.items():
-        torch.testing.assert_close(found[name][0], total / power[name], rtol=1e-3, atol=1e-8)
-    again = evolution(graph).couplings(search.teacher, 0)
-    assert all(torch.equal(found[name][0], again[name][0]) for name in found)
-    for name, own in search.sensitivities(search.teacher, 0).items():
-        torch.testing.assert_close(own, found[name][0].diagonal(), rtol=1e-3, atol=1e-9)
 
 
 def test_revise_replaces_what_it_is_told(graph: tuple[fx.GraphModule, Tensor]) -> None:

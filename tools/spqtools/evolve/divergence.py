@@ -76,6 +76,11 @@ class Divergence:
             return SQUARED_ERROR
         return KL_DIVERGENCE
 
+    @property
+    def has_places(self) -> bool:
+        """Whether an output has dimensions besides samples and classes, as maps have."""
+        return any(output.ndim > 2 for output in self._teacher[0])
+
     def of_batch(self, student: list[Tensor], batch: int) -> Tensor:
         """Return the mean divergence over one batch as a differentiable scalar."""
         return self.between(student, self._teacher[batch])

@@ -1,5 +1,6 @@
 """Second moments of a layer's inputs, and what they say about its weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -39,7 +40,7 @@ class Moments:
         return self.inputs[:, : layer.columns, : layer.columns]
 
 
-def measure_moments(student: Stop, teacher: Stop) -> Moments:
+def measure_moments(student: Stop, teacher: Stop, places: Sequence[Tensor] = ()) -> Moments:
     """Add up the moments of a layer over all batches.
 
     Parameters
@@ -48,6 +49,8 @@ def measure_moments(student: Stop, teacher: Stop) -> Moments:
         Both networks before the same layer: the features are the student's, the targets the
         teacher's outputs, so that errors of earlier layers are corrected here; at the end of a
         residual block those of its shortcut too.
+    places : sequence of Tensor of float32, shape (samples * places,)
+        How much each place of the layer's output counts, by batch; all the same by default.
     """
     layer = student.layer
     features = layer.columns + (layer.bias is not None)
@@ -66,6 +69,9 @@ def measure_moments(student: Stop, teacher: Stop) -> Moments:
             matrix = torch.cat([matrix, torch.ones(*matrix.shape[:2], 1)], dim=2)
         rows = layer.outputs(answer, step)
         grouped = rows.reshape(len(rows), layer.groups, -1).transpose(0, 1)
+        if places:
+            root = places[batch][::step, None].sqrt()
+            matrix, grouped = matrix * root, grouped * root
         inputs += step * _gram(matrix)
         targets += step * (matrix.transpose(1, 2) @ grouped)
         samples += seen.shape[0]

@@ -1,9 +1,8 @@
 """Cycles of evolution: from a dense student to a sparse one, layer by layer, level by level."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, prod
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -26,6 +25,7 @@ from spqtools.evolve.population import (
 )
 from spqtools.evolve.rate import mask_bits, survivor_bits
 from spqtools.evolve.rng import Draws
+from spqtools.evolve.sensing import Sensing
 from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.evolve.student import Layer, Stop, Student
 from spqtools.evolve.workload import Tries, spread_work
@@ -44,28 +44,20 @@ _LARGEST_BATCH = 1024
 # as much again for the teacher beside it. No fewer samples than these, whatever they take.
 _WALKED_ELEMENTS = 1 << 29
 _LEAST_WALKED = 8
-# Multiplications of a whole forward pass on which candidates race, on which finalists meet, and
-# from which sensitivities are learnt. A good teacher is sure of nearly all calibration inputs, so
-# that few tell what an error costs: ResNet-20 at 13x had twice the divergence with 192 images that
-# it has with 1,536.
+# Multiplications of a whole forward pass on which candidates race, and on which finalists meet.
 _RACE_PRODUCTS = 10**10
 _FINAL_PRODUCTS = 4 * 10**10
-_SENSE_PRODUCTS = 10**11
 # A layer that keeps more than this share of its weights has no choice worth a population.
 _HARDLY_CHANGED = 0.985
 # Candidates that meet on all samples in the end, the most trusted proposal among them.
 _FINALISTS = 3
-# Share of a cycle that sensitivities, scores and allocation take, roughly.
+# Share of a cycle that gradients, scores and allocation take, roughly.
 _BEGINNING = 0.1
 
 
 def held_out_samples(samples: int) -> int:
     """Return how many samples at the end of a calibration set never steer the search."""
     return max(1, int(samples * _HELD_OUT_SHARE)) if samples > 1 else 0
-
-
-_Outlook = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""Sensitivities of rows, and log-scores by curvature, by the weight's name."""
 
 
 @dataclass
@@ -121,7 +113,6 @@ class Evolution:
         products = max(sum(needs.products.values()), 1)
         count, per_batch = len(self.student.batches), products * batch_size
         self.final = range(min(max(_FINAL_PRODUCTS // per_batch, 1), count))
-        self.sense = range(min(max(_SENSE_PRODUCTS // per_batch, 1), count))
         self.race = range(min(max(_RACE_PRODUCTS // per_batch, 1), max(count // 3, 1)))
         scouted = len(self.race) * batch_size
         self.scout = Student(self.graph, [tensor[:scouted] for tensor in search], batch_size)
@@ -133,8 +124,8 @@ class Evolution:
             answers = self.held_out.outputs(self.teacher)
             self.held_out_divergence = Divergence(answers, self.fitness)
 
-        self._seen: tuple[Mapping[str, Tensor], int, _Outlook] = ({}, -1, ({}, {}))
-        self._coupled: tuple[Mapping[str, Tensor], int, dict[str, list[Tensor]]] = ({}, -1, {})
+        self.sensing = Sensing(self.student, self.divergence, self.seed)
+        self._scored: tuple[Mapping[str, Tensor], dict[str, Tensor]] = ({}, {})
         candidates = self.effort.proposals + self.effort.generations * self.effort.children
         tries = Tries(
             walked,
@@ -156,111 +147,6 @@ class Evolution:
         with torch.no_grad():
             outputs = self.held_out.outputs(tensors)
             return self.held_out_divergence(outputs, range(len(outputs)))
-
-    def sensitivities(self, tensors: Mapping[str, Tensor], label: int) -> dict[str, Tensor]:
-        """Return what an error of each row costs, from gradients sample by sample.
-
-        For each row the mean squared gradient of its weights, sample by sample, over the mean
-        square of its inputs: then ``sensitivity * H`` has the trace of the row's Fisher
-        information, whatever the places of a convolution have in common.
-
-        Returns
-        -------
-        dict of str to Tensor
-            Float32, shape (rows,), by the weight's name.
-        """
-        squares = {layer.weight: torch.zeros(layer.rows) for layer in self.layers}
-        power = {layer.weight: torch.zeros(layer.rows) for layer in self.layers}
-        for layer, errors, features in self._gradients(tensors, label):
-            squares[layer.weight] += (errors @ features).square().sum((1, 3)).flatten()
-            total = features.square().sum((1, 2, 3))
-            power[layer.weight] += total.repeat_interleave(layer.rows // layer.groups)
-        return {name: total / power[name].clamp_min(1e-30) for name, total in squares.items()}
-
-    def couplings(self, tensors: Mapping[str, Tensor], label: int) -> dict[str, list[Tensor]]:
-        """Return what errors of two rows together cost, from gradients sample by sample.
-
-        The output's side of a Hessian in two Kronecker factors (Martens and Grosse, arXiv
-        1503.05671) that is fitted to gradients of whole weights (Tseng et al., arXiv 2505.22988);
-        its diagonal is `sensitivities`.
-
-        Returns
-        -------
-        dict of str to list of Tensor
-            By the weight's name, for each of the layer's `blocks` a square of float32.
-        """
-        known, known_label, coupled = self._coupled
-        if known is tensors and known_label == label:
-            return coupled
-        sums: dict[str, list[Tensor]] = {}
-        power = {layer.weight: torch.zeros(layer.groups) for layer in self.layers}
-        for layer in self.layers:
-            sizes = [rows.stop - rows.start for _, rows in layer.blocks()]
-            sums[layer.weight] = [torch.zeros(size, size) for size in sizes]
-        for layer, errors, features in self._gradients(tensors, label):
-            other = errors
-            if features.shape[2] < features.shape[3]:
-                seen = errors @ (features @ features.transpose(2, 3))
-            else:
-                seen = other = errors @ features
-            left, right = (side.transpose(1, 2).flatten(2).flatten(0, 1) for side in (seen, other))
-            for total, (_, rows) in zip(sums[layer.weight], layer.blocks(), strict=True):
-                total += left[rows] @ right[rows].T
-            power[layer.weight] += features.square().sum((1, 2, 3))
-        coupled = {
-            layer.weight: [
-                total / power[layer.weight][group].clamp_min(1e-30)
-                for total, (group, _) in zip(sums[layer.weight], layer.blocks(), strict=True)
-            ]
-            for layer in self.layers
-        }
-        self._coupled = tensors, label, coupled
-        return coupled
-
-    def _gradients(
-        self, tensors: Mapping[str, Tensor], label: int
-    ) -> Iterator[tuple[Layer, Tensor, Tensor]]:
-        """Yield the gradients of the pseudo-loss at each layer's outputs, batch by batch.
-
-        Yields
-        ------
-        tuple of Layer, Tensor and Tensor
-            The layer, the gradients of shape (groups, samples, rows of a group, places), and the
-            features that the rows are multiplied with, (groups, samples, places, columns).
-        """
-        ends = {layer.end: layer for layer in self.layers}
-        sources = {source: layer for layer in self.layers for source in layer.node.args[:1]}
-        for batch in self.sense:
-            seen: dict[fx.Node, Tensor] = {}
-
-            def watch(node: fx.Node, value: Any, seen: dict[fx.Node, Tensor] = seen) -> Any:
-                if node in ends and not value.requires_grad:
-                    value = value.requires_grad_(True)
-                if node in ends or node in sources:
-                    seen[node] = value
-                return value
-
-            begin = self.student.start(batch)
-            seen.update(begin)
-            result = self.student.run(tensors, begin, on_layer=watch)
-            draws = Draws(self.seed, "signs", label, batch)
-            signs = [
-                torch.from_numpy(draws.signs(output.numel())).reshape(output.shape)
-                for output in result
-            ]
-            loss = self.divergence.pseudo_loss(result, signs)
-            gradients: Sequence[Tensor | None] = torch.autograd.grad(
-                loss, [seen[node] for node in ends], allow_unused=True
-            )
-            for layer, gradient in zip(ends.values(), gradients, strict=True):
-                source: Any = layer.node.args[0]
-                if gradient is None or source not in seen:
-                    continue
-                inputs, samples = seen[source].detach(), gradient.shape[0]
-                rows = layer.rows // layer.groups
-                features = layer.features(inputs).reshape(layer.groups, samples, -1, layer.columns)
-                errors = layer.outputs(gradient).reshape(samples, -1, layer.groups, rows)
-                yield layer, errors.permute(2, 0, 3, 1), features
 
     def cycle(
         self, state: Sparse, density: float, number: int, begun: Begun | None = None
@@ -286,8 +172,7 @@ class Evolution:
         def choose(stop: Stop, moments: Moments) -> Individual:
             nonlocal share
             name = stop.layer.weight
-            goal, sensitivity = begun.goals[name], begun.sensitivity[name]
-            chosen = self._evolve_layer(stop, moments, state, sensitivity, goal, number, credit)
+            chosen = self._evolve_layer(stop, moments, state, begun.goals[name], number, credit)
             keep[name] = chosen.keep
             share += (1 - _BEGINNING) * self.work[name]
             tensors = {**stop.weights, **chosen.tensors}
@@ -298,34 +183,33 @@ class Evolution:
         with torch.no_grad():
             tensors, keep = self._sweep(self.student, state, choose, begun.student)
         student = Sparse(tensors, keep, begun.student.tilt, credit=credit)
-        return replace(student, price=self._price(student, number + 1))
+        return replace(student, price=self._price(student))
 
     def _begin(self, state: Sparse, density: float, number: int) -> Begun:
         """Return a cycle before its first layer."""
-        sensitivity, scores = self._outlook(state, number)
+        scores = self._outlook(state)
         kept_total = round(density * sum(mask.numel() for mask in state.keep.values()))
         with torch.no_grad():
-            tilt = self._evolve_tilt(state, scores, sensitivity, kept_total, number)
+            tilt = self._evolve_tilt(state, scores, kept_total, number)
         goals, _ = allocate(scores, state.keep, tilt, kept_total)
         student = Sparse(dict(state.tensors), {}, tilt, credit=state.credit)
-        return Begun(student, goals, sensitivity, self.evaluations)
+        return Begun(student, goals, self.evaluations)
 
-    def _outlook(self, state: Sparse, number: int) -> _Outlook:
-        """Return the sensitivities and the log-scores by curvature that a cycle begins with.
+    def _outlook(self, state: Sparse) -> dict[str, Tensor]:
+        """Return the log-scores by curvature that a cycle begins with.
 
         The cycle before has needed them for its price.
         """
-        tensors, seen_number, outlook = self._seen
-        if tensors is not state.tensors or seen_number != number:
-            sensitivity = self.sensitivities(state.tensors, number)
-            outlook = sensitivity, self.scores(state, sensitivity)["curvature"]
-            self._seen = state.tensors, number, outlook
-        return outlook
+        tensors, scores = self._scored
+        if tensors is not state.tensors:
+            scores = self.scores(state)["curvature"]
+            self._scored = state.tensors, scores
+        return scores
 
-    def _price(self, state: Sparse, number: int) -> float:
-        """Return what zeros would cost each if the search went on with this cycle a little."""
-        _, scores = self._outlook(state, number)
+    def _price(self, state: Sparse) -> float:
+        """Return what zeros would cost each if the search went on with this student a little."""
         kept = sum(int(mask.sum()) for mask in state.keep.values())
+        scores = self._outlook(state)
         _, threshold = allocate(scores, state.keep, state.tilt, round(_GOES_ON * kept))
         return exp(threshold) / 2
 
@@ -350,16 +234,15 @@ class Evolution:
         with torch.no_grad():
             return self._sweep(self.student, state, choose)[0]
 
-    def scores(
-        self, state: Sparse, sensitivity: Mapping[str, Tensor]
-    ) -> dict[str, dict[str, Tensor]]:
+    def scores(self, state: Sparse) -> dict[str, dict[str, Tensor]]:
         """Return the log-scores of all layers by criterion and name, from one walk on one batch."""
         by_layer: dict[str, dict[str, Tensor]] = {}
+        rows = self.sensing.look(state).rows
 
         def choose(stop: Stop, moments: Moments) -> Individual:
             name = stop.layer.weight
             weight, _ = _matrix(stop.layer, stop.weights)
-            by_layer[name] = criteria(stop.layer, moments, weight, sensitivity[name])
+            by_layer[name] = criteria(stop.layer, moments, weight, rows[name])
             return Individual(state.keep[name], {}, 0.0)
 
         with torch.no_grad():
@@ -402,7 +285,6 @@ class Evolution:
         self,
         state: Sparse,
         scores: Mapping[str, Tensor],
-        sensitivity: Mapping[str, Tensor],
         kept_total: int,
         number: int,
     ) -> dict[str, float]:
@@ -435,7 +317,6 @@ class Evolution:
         stop: Stop,
         moments: Moments,
         state: Sparse,
-        sensitivity: Tensor,
         count: int,
         number: int,
         credit: dict[str, float],
@@ -444,7 +325,7 @@ class Evolution:
         name = stop.layer.weight
         allowed = state.keep[name]
         weight, _ = _matrix(stop.layer, stop.weights)
-        scores = criteria(stop.layer, moments, weight, sensitivity)
+        scores = criteria(stop.layer, moments, weight, self.sensing.look(state).rows[name])
         if count >= _HARDLY_CHANGED * int(allowed.sum()):
             keep = top(scores["curvature"], allowed, count)
             return self._settle(stop, moments, keep, STEPS)
@@ -502,6 +383,7 @@ class Evolution:
         """
         tensors = dict(state.tensors)
         keep = {}
+        places = self.sensing.look(state).places
         for stop, original in zip(
             student.walk(tensors), student.walk(dict(self.teacher)), strict=True
         ):
@@ -511,7 +393,7 @@ class Evolution:
                 chosen = Individual(begun.keep[name], settled, 0.0)
             else:
                 self.before_layer()
-                chosen = choose(stop, measure_moments(stop, original))
+                chosen = choose(stop, measure_moments(stop, original, places[name]))
             tensors.update(chosen.tensors)
             keep[name] = chosen.keep
         return tensors, keep

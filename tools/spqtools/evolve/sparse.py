@@ -58,13 +58,10 @@ class Begun:
         What it has made so far; supports are those of the layers that it is through with.
     goals : dict of str to int
         Weights that each layer is to keep.
-    sensitivity : dict of str to Tensor
-        What an error of each row costs.
     evaluations : int
         Candidates that the search had assessed by then.
     """
 
     student: Sparse
     goals: dict[str, int]
-    sensitivity: dict[str, Tensor]
     evaluations: int
