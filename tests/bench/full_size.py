@@ -44,10 +44,10 @@ class _Timed(ConsoleProgress):
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Tick]:
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
         """Open a stage of the work; see `Progress.stage`."""
         started = time.perf_counter()
-        with super().stage(name, total) as tick:
+        with super().stage(name, total, done) as tick:
             yield tick
         self.seconds[name] = time.perf_counter() - started
 

@@ -2,7 +2,7 @@
 
     python -m tests.bench.levels --data FOLDER
 
-Each network is pruned once, to 90 % zeros; then every method puts the same survivors on levels, of
+Each network is pruned once; then every method puts the same survivors on levels, of
 which there are at most 3, 7 or 15 besides zero. Bytes are those of a file with the tensors alone.
 Divergence is that from the teacher on the quarter of the calibration images that nothing has seen.
 The last column compares it with the lower hull of all rows of the network: the least that two of
@@ -21,11 +21,10 @@ from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
 from spqtools.levels import METHODS
 from spqtools.placing import place_levels
-from tests.bench import lenets, networks
+from tests.bench import networks, resnets
 
-SPARSITY = 0.9
 DEFAULT = "chosen per layer"
-_HEADS = "network | bits | method | bytes | divergence | above the hull"
+_HEADS = "network | data | zeros | bits | method | bytes | divergence | above the hull"
 
 Point = tuple[int, float]
 """Bytes and divergence."""
@@ -34,25 +33,32 @@ Point = tuple[int, float]
 def main() -> None:
     """Prune each network, put it on levels in every way and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with mnist, fashion-mnist")
-    parser.add_argument("--networks", nargs="*", default=list(lenets.RECIPES))
-    parser.add_argument("--data-set", default="mnist", choices=lenets.DATA_SETS)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--networks", nargs="*", default=list(networks.BUILDERS))
+    parser.add_argument("--data-sets", nargs="*", default=["mnist", resnets.DATA_SET])
+    parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--bits", nargs="*", type=int, default=(2, 3, 4))
     arguments = parser.parse_args()
-    networks.prepare(arguments.data, [arguments.data_set])
+    networks.prepare(arguments.data, arguments.data_sets)
     print(f"| {_HEADS} |\n|{' --- |' * len(_HEADS.split('|'))}", flush=True)
-    for network in arguments.networks:
-        evolution = networks.evolution(network, arguments.data_set, EFFORTS["fast"])
-        (student,) = networks.students(evolution, [SPARSITY])
-        rows = list(product(arguments.bits, [DEFAULT, *METHODS]))
-        points = [_measure(evolution, student, bits, method) for bits, method in rows]
-        for (bits, method), (size, divergence) in zip(rows, points, strict=True):
-            excess = divergence / _hull(points, size) - 1
-            print(
-                f"| {network} | {bits} | {method} | {size:,} | {divergence:.5f} "
-                f"| {f'{excess:.1%}' if excess > 1e-9 else 'on it'} |",
-                flush=True,
-            )
+    for network, data_set in product(arguments.networks, arguments.data_sets):
+        if networks.fits(network, data_set):
+            _compare(network, data_set, arguments.sparsity, arguments.bits)
+
+
+def _compare(network: str, data_set: str, sparsity: float, bits: Sequence[int]) -> None:
+    """Prune one network, put it on levels in every way and print its rows."""
+    evolution = networks.evolution(network, data_set, EFFORTS["fast"])
+    (student,) = networks.students(evolution, [sparsity])
+    ways = list(product(bits, [DEFAULT, *METHODS]))
+    points = [_measure(evolution, student, most, method) for most, method in ways]
+    for (most, method), (size, divergence) in zip(ways, points, strict=True):
+        excess = divergence / _hull(points, size) - 1
+        print(
+            f"| {network} | {data_set} | {sparsity:.0%} | {most} | {method} | {size:,} "
+            f"| {divergence:.5f} | {f'{excess:.1%}' if excess > 1e-9 else 'on it'} |",
+            flush=True,
+        )
 
 
 def _measure(evolution: Evolution, student: Sparse, bits: int, method: str) -> Point:

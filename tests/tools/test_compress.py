@@ -87,7 +87,7 @@ class Interrupting(Progress):
         self._stage, self._left = stage, steps
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Tick]:
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
         def tick(steps: int = 1, /) -> None:
             if name == self._stage:
                 self._left -= steps

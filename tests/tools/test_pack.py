@@ -136,7 +136,7 @@ class Interrupting(Progress):
         self.left = steps
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Tick]:
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
         def tick(steps: int = 1, /) -> None:
             self.left -= steps
             if self.left < 0:

@@ -49,6 +49,14 @@ def test_elsewhere_plain_lines_every_ten_seconds() -> None:
     ]
 
 
+def test_steps_of_an_earlier_run_tell_nothing_of_the_time_left() -> None:
+    terminal, clock = Terminal(), Clock()
+    with ConsoleProgress(terminal, clock).stage("evolve", 10, 6) as tick:
+        clock.now += 3.0
+        tick()
+    assert "evolve [#################.......]  70%, 9.0 s left" in terminal.getvalue()
+
+
 def test_unknown_total_shows_steps() -> None:
     assert "  evolve: 10 done, 10.0 s\n" in run(io.StringIO(), 12, 1.0, None)
 

@@ -104,7 +104,7 @@ class Interrupted(Progress):
     """Presses Ctrl-C in the middle of the training."""
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Tick]:
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
         def tick(steps: int = 1, /) -> None:
             if name == "recover":
                 raise KeyboardInterrupt

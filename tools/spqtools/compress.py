@@ -122,7 +122,7 @@ def compress(
         if checkpoint is not None and checkpoint.exists():
             search.restore(checkpoint)
         cycles = planned_cycles(options.sparsity, EFFORTS[options.effort])
-        with progress.stage("evolve", cycles * TICKS) as tick:
+        with progress.stage("evolve", cycles * TICKS, search.done) as tick:
             search.run(checkpoint, tick)
         if lessons is not None:
             seconds = min(lessons.seconds, deadline.left)
@@ -159,10 +159,18 @@ class _Search:
         self._beyond: Rung | None = None
         self._begun: Begun | None = None
 
+    @property
+    def done(self) -> int:
+        """Ticks of the cycles that a checkpoint has brought."""
+        return TICKS * len(self._trials) + int(TICKS * self._begun_share)
+
+    @property
+    def _begun_share(self) -> float:
+        return 0.0 if self._begun is None else self._evolution.share_done(self._begun)
+
     def run(self, checkpoint: Path | None, tick: Tick) -> None:
         """Try densities until the goal lies between two of them."""
         self._refuse_hopeless_size()
-        tick(TICKS * len(self._trials))
         effort = EFFORTS[self._options.effort]
         while (density := next_density(self._trials, self._options.sparsity, effort)) is not None:
             try:
@@ -186,7 +194,7 @@ class _Search:
     def _cycle(self, density: float, checkpoint: Path | None, tick: Tick) -> Sparse:
         """Run a cycle; look at the time before each layer, and leave the state on the way."""
         evolution, begun = self._evolution, self._begun
-        saved, advance = time.monotonic(), by_share(tick)
+        saved, advance = time.monotonic(), by_share(tick, self._begun_share)
 
         def hear(reached: Begun, share: float) -> None:
             nonlocal begun, saved

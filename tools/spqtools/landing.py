@@ -249,9 +249,12 @@ class Landing:
         return 100.0 * float(right.double().mean())
 
 
-def by_share(tick: Tick) -> Callable[[float], None]:
-    """Return what advances a stage by `TICKS`, told the share of a piece of work that is done."""
-    done = 0
+def by_share(tick: Tick, begun: float = 0.0) -> Callable[[float], None]:
+    """Return what advances a stage by `TICKS`, told the share of a piece of work that is done.
+
+    A share of it, `begun`, may be behind us.
+    """
+    done = int(TICKS * begun)
 
     def advance(share: float) -> None:
         nonlocal done

@@ -23,7 +23,7 @@ class Progress:
     """Silent progress, for library use and tests; `ConsoleProgress` is the one that speaks."""
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Tick]:
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
         """Open a stage of the work.
 
         Parameters
@@ -32,6 +32,8 @@ class Progress:
             What is done, a word or two: ``"evolve"``.
         total : int, optional
             Number of steps, when it is known; without it no time left can be told.
+        done : int
+            Those of them that are behind us, which tell nothing of the time that others take.
 
         Yields
         ------
@@ -65,19 +67,20 @@ class ConsoleProgress(Progress):
         self._is_terminal = self._stream.isatty()
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Tick]:
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
         """Open a stage of the work; see `Progress.stage`."""
         period = TERMINAL_PERIOD_SECONDS if self._is_terminal else PLAIN_PERIOD_SECONDS
         started = self._clock()
         next_show = started if self._is_terminal else started + period
-        done = 0
+        before = done
 
         def tick(steps: int = 1, /) -> None:
             nonlocal done, next_show
             done += steps
             now = self._clock()
             elapsed = now - started
-            left = elapsed / done * (total - done) if total and done else None
+            own = done - before
+            left = elapsed / own * (total - done) if total and own else None
             if now < next_show or elapsed + (left or 0.0) < SHOW_AFTER_SECONDS:
                 return
             next_show = now + period

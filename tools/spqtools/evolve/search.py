@@ -167,7 +167,7 @@ class Evolution:
         begun = begun or self._begin(state, density, number)
         credit = dict(begun.student.credit)
         keep = dict(begun.student.keep)
-        share = _BEGINNING + (1 - _BEGINNING) * sum(self.work[name] for name in keep)
+        share = self.share_done(begun)
 
         def choose(stop: Stop, moments: Moments) -> Individual:
             nonlocal share
@@ -184,6 +184,11 @@ class Evolution:
             tensors, keep = self._sweep(self.student, state, choose, begun.student)
         student = Sparse(tensors, keep, begun.student.tilt, credit=credit)
         return replace(student, price=self._price(student))
+
+    def share_done(self, begun: Begun) -> float:
+        """Return the share of a cycle's work that is behind it."""
+        done = sum(self.work[name] for name in begun.student.keep)
+        return _BEGINNING + (1 - _BEGINNING) * done
 
     def _begin(self, state: Sparse, density: float, number: int) -> Begun:
         """Return a cycle before its first layer."""
