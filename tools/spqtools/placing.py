@@ -15,6 +15,8 @@ from spqtools.quantise import quantise_layer
 # Steps of the largest bias of a layer, and the growth of the divergence that counts as harm.
 _BIAS_STEPS = (16, 32, 64, 128)
 _BIAS_HARM = 1.01
+# Share of the work that the gradients before the first layer take, roughly.
+_BEGINNING = 0.1
 
 
 def place_levels(
@@ -46,8 +48,9 @@ def place_levels(
     after_layer : Callable[[float], None]
         Hears of the share of the work that is done.
     """
-    share = 0.0
     coupling = evolution.sensing.couplings(student)
+    share = _BEGINNING
+    after_layer(share)
 
     def revise(
         layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
@@ -66,7 +69,7 @@ def place_levels(
             may_zero=may_zero,
             methods=methods,
         )
-        share += evolution.work[name]
+        share += (1 - _BEGINNING) * evolution.work[name]
         after_layer(share)
         named = {name: levelled.reshape(student.tensors[name].shape)}
         if layer.bias is not None and fitted is not None:
