@@ -28,8 +28,8 @@ class Sensed:
         By the weight's name, what an error of each row costs: float32, shape (rows,).
     places : dict of str to list of Tensor
         By the weight's name and batch, how much each place of the layer's output counts, one in the
-        mean: float32, shape (samples * places,), in the order of `Layer.outputs`. No
-        batches where the network's outputs have no places: all count the same.
+        mean: float32, shape (samples * places,), in the order of `Layer.outputs`. No batches where
+        the network's outputs have no places: all count the same.
     """
 
     rows: dict[str, Tensor]
@@ -61,11 +61,10 @@ class Sensing:
         """Return what errors of rows and at places cost.
 
         Of a place the squared gradient at the layer's outputs there, all rows together, and a part
-        that is the same for all. Of a row
-        the mean squared gradient of its weights, sample by sample, over the mean square of its
-        inputs at places that count like that: then ``cost * H`` has the trace of the row's Fisher
-        information, whatever the places of a convolution have in common, H being the moments in
-        which the places count so too.
+        that is the same for all. Of a row the mean squared gradient of its weights, sample by
+        sample, over the mean square of its inputs at places that count like that: then ``cost * H``
+        has the trace of the row's Fisher information, whatever the places of a convolution have in
+        common, H being the moments in which the places count so too.
         """
         known, sensed = self._seen
         if known is state.tensors:
