@@ -118,7 +118,8 @@ def compress(
         evolution = _start(graph, calibration, options)
         deadline = deadline or Deadline()
         searching = deadline if lessons is None else deadline.sooner(_SEARCHING)
-        search = _Search(evolution, calibration, options, goal, file_bytes, on_point, searching)
+        landing = Landing(evolution, calibration, options, goal, file_bytes, on_point, searching)
+        search = _Search(evolution, options, goal, landing, searching)
         if checkpoint is not None and checkpoint.exists():
             search.restore(checkpoint)
         cycles = planned_cycles(options.sparsity, EFFORTS[options.effort])
@@ -138,21 +139,16 @@ class _Search:
     def __init__(
         self,
         evolution: Evolution,
-        calibration: Calibration,
         options: Options,
         goal: Goal,
-        file_bytes: FileBytes,
-        on_point: OnPoint | None,
+        landing: Landing,
         deadline: Deadline,
     ) -> None:
         self._evolution = evolution
         self._options = options
         self._goal = goal
         self._deadline = deadline
-        self._landing = Landing(
-            evolution, calibration, options, goal, file_bytes, on_point, deadline
-        )
-        self._shows_points = on_point is not None
+        self._landing = landing
         self._digest = search_digest(evolution, options)
         self._trials: list[Trial] = []
         self._before = Rung(evolution.start())
@@ -298,7 +294,7 @@ class _Search:
             kept = sum(int(mask.sum()) for mask in student.keep.values())
             fits = kept * _MOST_BITS_PER_SURVIVOR <= 8 * (goal.target_bytes or 0)
             return Trial(density, beyond=fits)
-        if self._shows_points:
+        if self._landing.shows_points:
             self._landing.own(rung)
         if self._options.sparsity is not None:
             return Trial(density, beyond=False)

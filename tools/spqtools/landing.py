@@ -114,6 +114,11 @@ class Landing:
                 "use --max-divergence instead",
             )
 
+    @property
+    def shows_points(self) -> bool:
+        """Whether anybody hears of students on levels."""
+        return self._on_point is not None
+
     def best(self, before: Rung, beyond: Rung | None, tick: Tick) -> Found:
         """Put the students on either side of the goal on levels that hit it; return the best."""
         own = (beyond or before).student.slope / 2
@@ -136,7 +141,7 @@ class Landing:
 
     def go_onwards(self, rung: Rung) -> None:
         """Let the frontier end beyond the goal."""
-        if self._on_point is None or self._options.sparsity is not None:
+        if not self.shows_points or self._options.sparsity is not None:
             return
         for factor in _ONWARDS:
             if self._deadline.allows("quantise"):
