@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spq import torch_program
 from spqtools.calibration import read_calibration
 from spqtools.evolve.effort import Effort
 from spqtools.evolve.search import Evolution
@@ -18,6 +17,7 @@ from spqtools.goal import Options, Trial, next_density
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress
 from spqtools.report import Report
+from spqtools.tracing import capture
 from tests.bench import lenets, resnets
 
 BUILDERS = {name: recipe.build for name, recipe in lenets.RECIPES.items()} | resnets.BUILDERS
@@ -80,7 +80,7 @@ def pack(
 def evolution(network: str, data_set: str, effort: Effort) -> Evolution:
     """Return the search for a student of a trained network."""
     inputs = read_calibration(lenets.calibration_path(data_set)).inputs
-    graph = torch_program.capture(load(network, data_set), (inputs[0][:2],)).module()
+    graph = capture(load(network, data_set), (inputs[0][:2],)).module()
     assert isinstance(graph, torch.fx.GraphModule)
     return Evolution(graph, inputs, 0, effort)
 

@@ -23,7 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import spq
-from spq import onnx_graph, torch_program
+from spq import onnx_graph
+from spqtools.tracing import capture
 from tests.bench import minilm
 
 _SIDE = 416
@@ -45,7 +46,7 @@ def main() -> None:
         _compare(path.stem, path.read_bytes(), _tone(path))
     if arguments.minilm is not None:
         tokens = minilm.sentences(arguments.minilm)
-        traced = torch_program.capture(minilm.load(arguments.minilm), (tokens,))
+        traced = capture(minilm.load(arguments.minilm), (tokens,))
         model = onnx_graph.export(traced)
         inputs = {model.graph.input[0].name: tokens.numpy()}
         _compare("MiniLM-L6", model.SerializeToString(), inputs)

@@ -175,10 +175,10 @@ def test_weights_of_subgraphs() -> None:
 def test_from_torch() -> None:
     import torch
 
-    from spq import torch_program
+    from spqtools.tracing import capture
 
     network = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
-    traced = torch_program.capture(network, (torch.zeros(2, 6),))
+    traced = capture(network, (torch.zeros(2, 6),))
     graph, weights = onnx_graph.strip(onnx_graph.export(traced), set(network.state_dict()))
     assert set(network.state_dict()) <= set(weights)
     session = spq.session(packed(graph, weights))

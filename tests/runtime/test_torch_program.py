@@ -15,7 +15,9 @@ from torch.nn.functional import relu
 
 import spq
 from spq import torch_program
+from spq.torch_program_writer import encode
 from spqformat import Reason, SpqError
+from spqtools.tracing import capture
 
 # --- round trips ---------------------------------------------------------------------------
 
@@ -80,7 +82,7 @@ def test_round_trip(name: str) -> None:
         torch.manual_seed(5)
         network = build().eval()
         inputs = tuple(torch.randn(3, *shape) for shape in shapes)
-    program, tensors = torch_program.encode(torch_program.capture(network, inputs))
+    program, tensors = encode(capture(network, inputs))
     stream = io.BytesIO()
     spq.save({**tensors, **network.state_dict()}, stream, programs={"torch": program})
     loaded = spq.load(stream.getvalue())
@@ -101,9 +103,7 @@ def test_round_trip(name: str) -> None:
 
 def test_structure_of_outputs() -> None:
     network = TwoInputs()
-    program, tensors = torch_program.encode(
-        torch_program.capture(network, (torch.zeros(2, 4), torch.zeros(2, 5)))
-    )
+    program, tensors = encode(capture(network, (torch.zeros(2, 4), torch.zeros(2, 5))))
     outputs = torch_program.decode(program, tensors)(torch.zeros(2, 4), torch.zeros(2, 5))
     assert list(outputs) == ["both", "parts"]
     assert type(outputs["parts"]) is tuple
@@ -112,7 +112,7 @@ def test_structure_of_outputs() -> None:
 
 def test_ties_and_buffers() -> None:
     network = Residual()
-    program, tensors = torch_program.encode(torch_program.capture(network, (torch.zeros(2, 6),)))
+    program, tensors = encode(capture(network, (torch.zeros(2, 6),)))
     stream = io.BytesIO()
     spq.save({**network.state_dict(), **tensors}, stream, programs={"torch": program})
     loaded = spq.load(stream.getvalue(), dtype=torch.float64)
@@ -124,7 +124,7 @@ def test_ties_and_buffers() -> None:
 
 def test_loaded_network_can_be_trained() -> None:
     network = nn.Linear(3, 1)
-    program, tensors = torch_program.encode(torch_program.capture(network, (torch.zeros(2, 3),)))
+    program, tensors = encode(capture(network, (torch.zeros(2, 3),)))
     loaded = torch_program.decode(program, tensors)
     torch.autograd.backward(loaded(torch.ones(1, 3)))
     gradient = loaded.get_parameter("weight").grad
@@ -135,7 +135,7 @@ def test_loaded_network_can_be_trained() -> None:
 def test_same_network_same_bytes() -> None:
     def program() -> bytes:
         network = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 2))
-        return torch_program.encode(torch_program.capture(network, (torch.zeros(2, 5),)))[0]
+        return encode(capture(network, (torch.zeros(2, 5),)))[0]
 
     assert program() == program()
 
@@ -164,7 +164,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("build", [Branching, Counting])
 def test_networks_that_cannot_be_stored(build: type[nn.Module]) -> None:
     with pytest.raises(SpqError) as caught:
-        torch_program.encode(torch_program.capture(build(), (torch.zeros(2, 3),)))
+        encode(capture(build(), (torch.zeros(2, 3),)))
     assert caught.value.code is Reason.UNSUPPORTED_MODEL
 
 

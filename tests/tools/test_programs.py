@@ -35,6 +35,22 @@ class Residual(nn.Module):
         return scores
 
 
+class InPlace(nn.Module):
+    """Changes values in place, as the networks of torchvision do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.norm, self.relu = nn.BatchNorm2d(3), nn.ReLU(inplace=True)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.Hardswish(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen: Tensor = self.norm(self.block(x))
+        seen += x
+        scores: Tensor = self.head(self.relu(seen))
+        return scores
+
+
 class TwoInputs(nn.Module):
     """One input is not used; the output is nested."""
 
@@ -95,6 +111,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
         (randn(5, 6),),
     ),
     "residual": (Residual, (randn(5, 3, 6, 7),)),
+    "in place": (InPlace, (randn(5, 3, 4, 4),)),
     "depthwise": (
         lambda: nn.Sequential(
             nn.Conv2d(4, 8, 3, groups=4, stride=2), nn.ReLU6(), nn.Conv2d(8, 2, 1), nn.Flatten()

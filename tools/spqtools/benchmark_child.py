@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spqtools.errors import first_line
+
 _PAGE_BYTES = 4096
 # As long as this, and as often as that, a network is run for its latency.
 _RUN_SECONDS = 0.5
@@ -69,7 +71,7 @@ def main() -> None:
     try:
         found = measure(lambda: WAYS[way](path, threads))
     except Exception as error:  # whatever the libraries raise on a file
-        sys.exit(f"{type(error).__name__}: {_first_line(error)}")
+        sys.exit(f"{type(error).__name__}: {first_line(error)}")
     sys.stdout.write(json.dumps(asdict(found)))
 
 
@@ -104,9 +106,9 @@ def measure(prepare: Callable[[], Way]) -> Measurement:
     try:
         first, *later = _seconds_of_runs(as_run(loaded))
     except NotRunError as error:
-        return Measurement(figures, f"not run: {_first_line(error)}")
+        return Measurement(figures, f"not run: {first_line(error)}")
     except Exception as error:  # whatever a network, PyTorch or ONNX Runtime raises
-        return Measurement(figures, f"not run, as it refuses zeros: {_first_line(error)}")
+        return Measurement(figures, f"not run, as it refuses zeros: {first_line(error)}")
     return Measurement({**figures, "first_run": first, "run": median(later)}, None)
 
 
@@ -254,10 +256,6 @@ def _zeros(inputs: list[Any]) -> dict[str, NDArray[np.generic]]:
         )
         for value in inputs
     }
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
 WAYS: dict[str, Callable[[str, int], Way]] = {

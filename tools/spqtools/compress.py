@@ -14,6 +14,7 @@ from spqtools.allocator import keep_freed_memory
 from spqtools.calibration import Calibration
 from spqtools.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
 from spqtools.deadline import Deadline, TimeUp
+from spqtools.errors import first_line
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Begun, Sparse
@@ -317,10 +318,9 @@ def _start(graph: fx.GraphModule, calibration: Calibration, options: Options) ->
     try:
         evolution = Evolution(graph, calibration.inputs, options.seed, effort, fitness=fitness)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise SpqError(
             Reason.BAD_CALIBRATION,
-            f"the network does not run on the calibration inputs ({reason}); "
+            f"the network does not run on the calibration inputs ({first_line(error)}); "
             "check their number, shape and type",
         ) from error
     if not evolution.layers:

@@ -90,8 +90,3 @@ def fixed_batch(session: Any) -> int:
     """Return how many samples a session takes at once, 0 for any number."""
     sizes = [value.shape[0] for value in session.get_inputs() if value.shape]
     return max((size for size in sizes if isinstance(size, int)), default=0)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where there is none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]

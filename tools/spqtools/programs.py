@@ -1,4 +1,4 @@
-"""Traces the network that is to be packed, and writes the programs that both runtimes load."""
+"""Traces the network that is to be packed and writes the programs that both runtimes load."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from spq import onnx_graph, torch_program
+from spq import onnx_graph, torch_program_writer
 from spqformat import SpqError
 from spqtools.ingest import Source
 from spqtools.silence import silence
+from spqtools.tracing import capture, functional
 
 _EXAMPLE_SAMPLES = 2
 # The exporter writes its messages for terminals.
@@ -58,11 +59,13 @@ def trace(source: Source, inputs: tuple[Tensor, ...] | None) -> ExportedProgram 
     SpqError
         `unsupported_model`.
     """
-    if source.exported is not None or source.module is None or inputs is None:
-        return source.exported
+    if source.exported is not None:
+        return functional(source.exported)
+    if source.module is None or inputs is None:
+        return None
     examples = tuple(tensor[:_EXAMPLE_SAMPLES] for tensor in inputs)
     with silence():
-        return torch_program.capture(source.module, examples)
+        return capture(source.module, examples)
 
 
 def write_programs(traced: ExportedProgram, names: Mapping[str, object]) -> Programs:
@@ -84,7 +87,7 @@ def write_programs(traced: ExportedProgram, names: Mapping[str, object]) -> Prog
     constants: dict[str, Tensor] = {}
     notes: list[str] = []
     try:
-        stored["torch"], tensors = torch_program.encode(traced)
+        stored["torch"], tensors = torch_program_writer.encode(traced)
         constants |= {name: value for name, value in tensors.items() if name not in names}
     except SpqError as error:
         notes.append(f"spq.load will need your network, model=...: {error.message}")

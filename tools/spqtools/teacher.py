@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from spqformat import Reason, SpqError
 from spqtools.ingest import Source
 from spqtools.onnx_teacher.check import check_teacher
 from spqtools.onnx_teacher.teacher import read_teacher
+from spqtools.tracing import keeps_state
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -53,8 +55,8 @@ def find_teacher(
     Raises
     ------
     SpqError
-        `unsupported_model` for an ONNX graph that the search cannot run, `bad_calibration` for
-        inputs that it does not take.
+        `unsupported_model` for a network that keeps a state or an ONNX graph that the search
+        cannot run, `bad_calibration` for inputs that it does not take.
     """
     if source.onnx_model is not None:
         found = read_teacher(source.onnx_model)
@@ -62,6 +64,11 @@ def find_teacher(
         return Teacher(found.graph, found.restore)
     if traced is None:
         return None
+    if keeps_state(traced):
+        raise SpqError(
+            Reason.UNSUPPORTED_MODEL,
+            "the network changes its buffers or inputs while it runs; leave out --calib",
+        )
     graph = traced.module()
     assert isinstance(graph, fx.GraphModule)
     return Teacher(graph, lambda tensors: tensors)

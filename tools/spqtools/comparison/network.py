@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 import spq
 from spqformat import Reason, SpqError
 from spqformat.ids import MAGIC
-from spqtools.onnx_runtime import first_line, open_session, run, run_all
+from spqtools.errors import first_line
+from spqtools.onnx_runtime import open_session, run, run_all
 
 # What trainers of detectors leave in the metadata: {0: 'person', 1: "driver's cab"}.
 _NAME = re.compile(r"(\d{1,6}): ?(?:'([^']*)'|\"([^\"]*)\")", re.ASCII)
