@@ -26,7 +26,8 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The figures of tests/bench/RESULTS.md; needs the data sets (BENCH="--data FOLDER").
+# Two tables of tests/bench/RESULTS.md; its other commands stand beside their figures.
+# Needs the data sets (BENCH="--data FOLDER").
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench.accuracy $(BENCH)
 	$(BIN)/python -m tests.bench.selection $(BENCH)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu, scaled_dot_product_attention
 
-from spqtools.ingest import Source
-from spqtools.programs import trace, write_programs
+from spqtools.reading.ingest import Source
+from spqtools.reading.programs import trace, write_programs
 
 
 class Block(nn.Module):

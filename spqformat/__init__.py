@@ -1,4 +1,4 @@
-"""The SPQ-1 container: bytes to validated tables and back, with NumPy and the standard library."""
+"""The SPQ-1 container: bytes to validated tables and back, with NumPy and zstandard."""
 
 from spqformat.errors import Reason, SpqError
 from spqformat.limits import Limits

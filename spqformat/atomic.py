@@ -52,13 +52,22 @@ def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> i
             if target.exists():
                 os.fchmod(stream.fileno(), target.stat().st_mode & 0o7777)
             os.fsync(stream.fileno())
+        folder = _open_folder(target.parent)
         os.replace(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if folder is not None:
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     return written
+
+
+def _open_folder(folder: Path) -> int | None:
+    """Open a folder, so that its new entry can be made to reach the disk; not all can be read."""
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None

@@ -162,7 +162,12 @@ def _read_header(read: Read, available_bytes: int, limits: Limits) -> _Header:
     """Read the header and compare it with the file's length and the reader's limits."""
     raw = read(0, HEADER_BYTES)
     if raw[: len(MAGIC)] != MAGIC[: len(raw)] or not raw:
-        raise SpqError(Reason.BAD_MAGIC, "this is not an SPQ file", offset=0, section="header")
+        raise SpqError(
+            Reason.BAD_MAGIC,
+            "this is not an SPQ file; give one that spq pack or spq.save wrote",
+            offset=0,
+            section="header",
+        )
     if len(raw) < HEADER_BYTES:
         raise _truncated(HEADER_BYTES, available_bytes)
     header = _Header(raw)

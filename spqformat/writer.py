@@ -20,6 +20,7 @@ from spqformat.ids import (
     Encoding,
     ProgramCodec,
 )
+from spqformat.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ def serialise(
             directory += _write_record(name, tensors[name])
     metadata_section = _write_metadata(metadata)
     program_section = _write_programs(programs)
+    limits = Limits()
+    _check_size("directory", len(directory), limits.max_directory_bytes)
+    _check_size("metadata", len(metadata_section), limits.max_metadata_bytes)
+    _check_size("programs", sum(map(len, programs.values())), limits.max_program_bytes)
     stored = [tensors[name] for name in names if name in tensors]
     file_bytes = (
         HEADER_BYTES
@@ -123,6 +128,14 @@ def serialise(
     yield program_section
     for tensor in stored:
         yield from tensor.parts
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    """Refuse, with `bad_argument`, what readers refuse unless their limits are raised."""
+    if size > most:
+        raise SpqError(
+            Reason.BAD_ARGUMENT, f"{what}: {size} bytes, and readers take {most}; store less"
+        )
 
 
 def check_shape(name: str, shape: Sequence[int]) -> None:

@@ -1,11 +1,13 @@
 """The one typed door to Numba: how kernels are compiled, and where compiled code is kept."""
 
+import errno
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from spqformat import Reason, SpqError
 
@@ -24,12 +26,14 @@ def cache_folder() -> Path:
     ------
     SpqError
         `unsafe_cache` when the folder belongs to somebody else or others may write to it.
+    OSError
+        It cannot be created.
     """
     chosen = os.environ.get(_CACHE_VARIABLE)
     if chosen:
         folder = Path(chosen)
     else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spq"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "spq"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if hasattr(os, "getuid") and (
@@ -43,6 +47,16 @@ def cache_folder() -> Path:
     return folder
 
 
+def _home() -> Path:
+    """Return the user's home folder."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            errno.ENOENT, f"there is no home folder for the kernel cache; set {_CACHE_VARIABLE}"
+        ) from error
+
+
 def _source_digest() -> str:
     """Return a name for the kernels as they are written.
 
@@ -54,26 +68,38 @@ def _source_digest() -> str:
     return hashlib.sha256(b"".join(map(Path.read_bytes, sources))).hexdigest()[:16]
 
 
-def _enable_cache() -> bool:
-    """Point Numba to the private cache; without a usable folder, compile in each process."""
-    import numba.core.config
+def _private_cache() -> Path | None:
+    """Return the folder for these kernels; None where there is none, or nobody may write to it.
 
+    Numba does not read compiled code from a folder that it cannot write to.
+    """
     try:
         folder = cache_folder() / _source_digest()
         folder.mkdir(mode=0o700, exist_ok=True)
-        # Numba makes its settings while it is imported; type checkers do not see them.
-        numba.core.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home folder
-        return False
-    return True
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        return None
+    return folder
 
 
-_CACHE = _enable_cache()
+_CACHE = _private_cache()
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile a kernel: no Python objects, no GIL, no fast-math, cached when that is safe."""
     import numba
+    import numba.core.config
 
-    compiled: Callable[P, R] = numba.njit(nogil=True, cache=_CACHE, error_model="numpy")(function)
+    # Numba makes its settings while it is imported; type checkers do not see them. This one is for
+    # the whole process, whose own functions are to be cached where they were.
+    settings: Any = numba.core.config
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = before if _CACHE is None else str(_CACHE)
+    try:
+        compiled: Callable[P, R] = numba.njit(
+            nogil=True, cache=_CACHE is not None, error_model="numpy"
+        )(function)
+    finally:
+        settings.CACHE_DIR = before
     return compiled

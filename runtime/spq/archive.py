@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -110,6 +110,7 @@ class Archive:
             if self._source.block_bytes:
                 self._head = self._read(0, self._source.block_bytes)
             self._container = read_container(self._read, self._source.total_bytes, limits)
+            self._limits = limits
         except BaseException:
             self._source.close()
             raise
@@ -209,7 +210,8 @@ class Archive:
         SpqError
             `key_not_found`; `bad_argument` for less than one thread, for a type that a tensor
             cannot have, and after `close`; `truncated`, `checksum_mismatch`, `bad_tables`,
-            `bad_stream`; `limit_exceeded` when the memory does not suffice.
+            `bad_stream`; `limit_exceeded` when the memory does not suffice, or wider types take
+            more than the limits allow.
         """
         records = {record.name: record for record in map(self._record, self._names(names))}
         targets = {self._record(name).name: label for name, label in (dtypes or {}).items()}
@@ -267,17 +269,27 @@ class Archive:
     def _decode(
         self, records: Iterable[TensorRecord], dtypes: Mapping[str, str], threads: int | None
     ) -> dict[str, NDArray[np.generic]]:
-        from spq.decode import Wanted, decode_tensors
+        from spq.decode import Wanted, decode_tensors, garbage_kept
 
         wanted = [Wanted(record, _target(record, dtypes.get(record.name))) for record in records]
-        read = self._read_ahead(wanted) if self._source.block_bytes else self._read
+        wanted_bytes = sum(one.record.element_count * one.dtype.item_bytes for one in wanted)
+        most = max(self._limits.max_decoded_bytes, self.decoded_bytes)
+        if wanted_bytes > most:
+            raise SpqError(
+                Reason.LIMIT_EXCEEDED,
+                f"in the types wanted the tensors take {wanted_bytes} bytes, and the limit is "
+                f"{most}; take fewer, or raise max_decoded_bytes",
+            )
+        is_remote = self._source.block_bytes > 0
+        read = self._read_ahead(wanted) if is_remote else self._read
 
         def read_part(record: TensorRecord, index: int) -> bytes:
             part = record.parts[index]
             return check_part(read(part.offset, part.stored_bytes), part, record.name)
 
         try:
-            return decode_tensors(wanted, read_part, threads)
+            with nullcontext() if is_remote else garbage_kept():
+                return decode_tensors(wanted, read_part, threads)
         except MemoryError as error:
             raise SpqError(
                 Reason.LIMIT_EXCEEDED,

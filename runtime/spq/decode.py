@@ -30,6 +30,8 @@ ReadPart = Callable[[TensorRecord, int], bytes]
 """Returns the checked bytes of a tensor's part."""
 
 _PARALLEL_FROM_BYTES = 1 << 22
+# Raw elements that are converted at once.
+_CONVERTED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def decode_tensors(
     Parameters
     ----------
     wanted : sequence of Wanted
-        Tensors to decode. Their elements are converted level by level or chunk by chunk, never as
-        a second tensor.
+        Tensors to decode. Their elements are converted level by level or some at a time, never as
+        a second tensor; what is stored raw is read whole.
     read_part : callable
         Source of stored bytes.
     threads : int or None
@@ -84,17 +86,16 @@ def decode_tensors(
         raise SpqError(Reason.BAD_ARGUMENT, f"{threads} threads decode nothing; pass 1 or more")
     crew = _Crew(wanted, read_part)
     worker_count = min(threads, sum(len(one.record.parts) for one in wanted))
-    with _garbage_kept():
-        if worker_count <= 1:
-            crew.work()
-        else:
-            crew.work_together(worker_count)
+    if worker_count <= 1:
+        crew.work()
+    else:
+        crew.work_together(worker_count)
     return crew.result()
 
 
 @contextlib.contextmanager
-def _garbage_kept() -> Iterator[None]:
-    """Hold the garbage collector back.
+def garbage_kept() -> Iterator[None]:
+    """Hold the garbage collector back, of the whole process: not while anybody waits for a network.
 
     Decoding makes no cycles, but many objects, and the first decoding imports Numba: beside a large
     framework in memory, collections in vain took a third of a small file's time.
@@ -263,7 +264,10 @@ class _RawDecoder:
         """Copy the only part."""
         stored = self._read_part(self._record, chunk)
         width = self._record.dtype.item_bytes
-        elements[:] = self._convert(np.frombuffer(stored, dtype=f"<u{width}"))
+        raw = np.frombuffer(stored, dtype=f"<u{width}")
+        for first in range(0, raw.size, _CONVERTED):
+            some = slice(first, first + _CONVERTED)
+            elements[some] = self._convert(raw[some])
         if self._record.dtype is DType.BOOL and elements.view(np.uint8).max(initial=0) > 1:
             raise bad_stream(self._record, chunk, "a boolean is neither 0 nor 1")
 

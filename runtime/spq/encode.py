@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq import rans
+from spq.chunks import CHUNK_ELEMENTS, SMALL_ELEMENTS
 from spq.frequencies import CodedTable
 from spq.indices import index_table, pack_indices
 from spq.planes import encode_planes
@@ -16,9 +17,6 @@ from spqformat.cursor import varint
 from spqformat.dense_tables import dense_alphabet, write_dense_head
 from spqformat.ids import DType, Encoding
 from spqformat.writer import EncodedTensor
-
-_CHUNK_ELEMENTS = 1 << 19
-_SMALL_ELEMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def _encode_indexed(
     zero_share = 0.0
     if zero.size and indexed.levels.size > 1:
         zero_share = float(np.mean(indexed.indices == zero[0]))
-    small = bits.size <= _SMALL_ELEMENTS
+    small = bits.size <= SMALL_ELEMENTS
     if zero_share > 0.5 or (small and zero_share > 0.0):
         options.append(_encode_sparse(indexed, int(zero[0]), crc))
     if zero_share <= 0.5 or small:
@@ -121,7 +119,7 @@ def _encode_dense(indexed: _Indexed, crc: int) -> list[EncodedTensor]:
 def _dense(indexed: _Indexed, codebook: Codebook, crc: int) -> EncodedTensor:
     """Encode level indices under one table, several in a symbol where that is as small."""
     wide = [bits for bits in (1, 2, 4) if codebook.level_count <= 1 << bits][:1]
-    chunk_elements = _CHUNK_ELEMENTS
+    chunk_elements = CHUNK_ELEMENTS
     best: tuple[float, int, int, CodedTable, NDArray[np.uint8]] | None = None
     for index_bits in (*wide, 8):
         symbols = pack_indices(indexed.indices, index_bits)

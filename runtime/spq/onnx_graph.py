@@ -8,7 +8,7 @@ from spq._extras import extra
 
 with extra("onnx"):
     import onnx
-    from google.protobuf.message import DecodeError, EncodeError
+    from google.protobuf.message import DecodeError, EncodeError, Message
     from onnx import GraphProto, ModelProto, TensorProto
 
     from spq.onnx_compact import compact
@@ -234,26 +234,16 @@ def _undefined(graph: GraphProto, outer: frozenset[str]) -> set[str]:
 
 
 def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Yield every tensor of a model: initializers, sparse ones, attributes, functions."""
-    nodes = list(model.graph.node)
-    graphs = [model.graph]
-    for function in model.functions:
-        nodes.extend(function.node)
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-            if graph is not model.graph:
-                nodes.extend(graph.node)
+    """Yield every tensor of a model, wherever it stands."""
+    messages: list[Message] = [model]
+    while messages:
+        message = messages.pop()
+        if isinstance(message, TensorProto):
+            yield message
             continue
-        node = nodes.pop()
-        graphs.extend(graphs_inside(node))
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                messages.extend([value] if isinstance(value, Message) else value)
 
 
 def _drop_descriptions(model: ModelProto) -> None:

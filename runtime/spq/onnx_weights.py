@@ -10,7 +10,8 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helpe
 
 # Smaller tensors that are no weights by name (shapes, axes, scalars) stay in the graph.
 _LEAST_ELEMENTS = 16
-_DOMAINS = ("", "ai.onnx")
+# Of the standard operators.
+STANDARD_DOMAINS = ("", "ai.onnx")
 _STORABLE = frozenset(
     {
         *(TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16),
@@ -115,7 +116,7 @@ def _is_large(tensor: TensorProto) -> bool:
 
 def _constant(node: NodeProto) -> TensorProto | None:
     """Return the tensor that a node only holds."""
-    if node.op_type != "Constant" or node.domain not in _DOMAINS:
+    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
         return None
     return next((given.t for given in node.attribute if given.name == "value"), None)
 

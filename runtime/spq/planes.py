@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq import rans
+from spq.chunks import CHUNK_ELEMENTS
 from spq.floats import Convert, as_is
 from spq.frequencies import cheapest_table
 from spq.scratch import Scratch
@@ -29,7 +30,6 @@ from spqformat.plane_tables import (
 )
 from spqformat.writer import EncodedTensor
 
-_CHUNK_ELEMENTS = 1 << 19
 # A plane that loses less than this share of its bytes is not worth the time of its decoding.
 _MIN_GAIN = 1 / 64
 # Of a coded plane, beside its symbols and its frequencies: mode, freq_log2, kind, and of a stream
@@ -149,9 +149,9 @@ def encode_planes(
     if not any(coded):
         return None
     tables = (write_stored_plane() if plane is None else plane.table for plane in coded)
-    parts = [write_planes_tables(_CHUNK_ELEMENTS, tables)]
-    for chunk, first in enumerate(range(0, bits.size, _CHUNK_ELEMENTS)):
-        last = first + _CHUNK_ELEMENTS
+    parts = [write_planes_tables(CHUNK_ELEMENTS, tables)]
+    for chunk, first in enumerate(range(0, bits.size, CHUNK_ELEMENTS)):
+        last = first + CHUNK_ELEMENTS
         parts.append(
             b"".join(
                 plane[first:last].tobytes() if code is None else code.streams[chunk]
@@ -175,8 +175,8 @@ def split_planes(bits: NDArray[np.generic], rotate: bool) -> NDArray[np.uint8]:
     planes = np.empty((width, bits.size), dtype=np.uint8)
     one, top = bits.dtype.type(1), bits.dtype.type(8 * width - 1)
     # In pieces, so that the rotated elements stay in the cache.
-    for first in range(0, bits.size, _CHUNK_ELEMENTS):
-        piece = bits[first : first + _CHUNK_ELEMENTS]
+    for first in range(0, bits.size, CHUNK_ELEMENTS):
+        piece = bits[first : first + CHUNK_ELEMENTS]
         if rotate:
             # NumPy's stubs shift no generic scalars.
             piece = (piece << one) | (piece >> top)  # type: ignore[operator]
@@ -188,7 +188,7 @@ def split_planes(bits: NDArray[np.generic], rotate: bool) -> NDArray[np.uint8]:
 def _code_plane(plane: NDArray[np.uint8]) -> _CodedPlane | None:
     """Code a plane under the table of the fewest bits; None when that gains too little."""
     chunks = [
-        plane[first : first + _CHUNK_ELEMENTS] for first in range(0, plane.size, _CHUNK_ELEMENTS)
+        plane[first : first + CHUNK_ELEMENTS] for first in range(0, plane.size, CHUNK_ELEMENTS)
     ]
     # Chunk by chunk, as counting takes eight bytes for each symbol.
     counts = np.zeros(BYTE_ALPHABET, dtype=np.int64)

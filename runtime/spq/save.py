@@ -68,7 +68,8 @@ def save(
     Raises
     ------
     SpqError
-        `bad_argument` for names, types, shapes or metadata that the format cannot hold.
+        `bad_argument` for names, types, shapes or metadata that the format cannot hold, and for a
+        path or file that takes no bytes.
     OSError
         The file could not be written; nothing was changed.
 
@@ -91,15 +92,35 @@ def save(
             encoded[name] = encode_tensor(array, dtype)
     pieces = serialise(encoded, aliases, metadata or {}, programs or {})
     if isinstance(path, str | os.PathLike):
+        _check_path(path)
         return write_atomically(path, pieces)
+    if not hasattr(path, "write"):
+        raise SpqError(
+            Reason.BAD_ARGUMENT, f"a {type(path).__name__} is neither a path nor a binary file"
+        )
     return sum(_write(path, piece) for piece in pieces)
+
+
+def _check_path(path: str | os.PathLike[str]) -> None:
+    """Refuse what the system would not take for a path."""
+    try:
+        os.path.realpath(path)
+    except ValueError as error:
+        raise SpqError(Reason.BAD_ARGUMENT, f"{str(path)[:80]!r} is no path") from error
 
 
 def _write(stream: BinaryIO, piece: bytes) -> int:
     """Write all of a piece, also to an unbuffered file, which may take less at a time."""
     left = piece
     while left:
-        taken = stream.write(left)
+        try:
+            taken = stream.write(left)
+        except OSError:
+            raise
+        except (ValueError, TypeError) as error:  # what Python's files say when closed, or of text
+            raise SpqError(
+                Reason.BAD_ARGUMENT, "the file takes no bytes; open it anew, with mode 'wb'"
+            ) from error
         if not taken:
             raise OSError("the file takes no more bytes")
         left = left[taken:]

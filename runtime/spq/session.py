@@ -125,7 +125,8 @@ def _read(
         if graph is None:
             raise SpqError(
                 Reason.NO_PROGRAM,
-                "the file holds no ONNX graph; pack it with --calib and --arch, or from .onnx",
+                "the file holds no ONNX graph; pack a .pt2 or .onnx, or a state dict with --arch "
+                "and --calib, and without --no-program",
             )
         tensors = archive.tensors(threads)
         tensors.update({tied: tensors[name] for tied, name in archive.aliases.items()})

@@ -129,12 +129,10 @@ def open_source(file: FileLike, *, mapped: bool = False) -> Source:
     Raises
     ------
     SpqError
-        `missing_extra` for a URL without fsspec, `bad_argument` for one that fsspec does not know
-        and for a map of what is no file on disk.
+        `missing_extra` for a URL without fsspec, `bad_argument` for one that fsspec does not know,
+        for a map of what is no file on disk, and for what is none of these.
     OSError
         The file cannot be opened.
-    TypeError
-        `file` is none of these.
     """
     if mapped:
         if isinstance(file, str | os.PathLike) and not is_url(file):
@@ -150,7 +148,10 @@ def open_source(file: FileLike, *, mapped: bool = False) -> Source:
         return MemorySource(file)
     if hasattr(file, "read") and hasattr(file, "seek") and not hasattr(file, "encoding"):
         return StreamSource(file)
-    raise TypeError(f"expected a path, bytes or a binary file, not {type(file).__name__}")
+    raise SpqError(
+        Reason.BAD_ARGUMENT,
+        f"a {type(file).__name__} is no file; pass a path, a URL, bytes or an open binary file",
+    )
 
 
 def is_url(file: PathLike) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq import rans
+from spq.chunks import CHUNK_ELEMENTS, SMALL_ELEMENTS
 from spq.classes import DensityClasses, find_density_classes, one_class
 from spq.floats import Convert
 from spq.frequencies import CodedTable, cheapest_table, mask_table
@@ -29,9 +30,7 @@ from spqformat.sparse_tables import (
     write_sparse_shape,
 )
 
-_CHUNK_ELEMENTS = 1 << 19
 _FLAT_ROW_LENGTH = 4096
-_SMALL_ELEMENTS = 1 << 16
 _BYTE_BITS = 8
 _CONTEXT_COUNTS = (1, 2, 4, 8)
 _MASK_FREQ_LOG2 = 12
@@ -235,9 +234,9 @@ def views(shape: tuple[int, ...], element_count: int) -> Iterator[View]:
         if kernel > 1:
             bits = _symbol_bits(kernel)
             yield View(row_length, bits, bits)
-        if kernel == 1 or element_count <= _SMALL_ELEMENTS:
+        if kernel == 1 or element_count <= SMALL_ELEMENTS:
             yield View(row_length, _BYTE_BITS, 1)
-    if row_length < MIN_ROW_LENGTH or element_count <= _SMALL_ELEMENTS:
+    if row_length < MIN_ROW_LENGTH or element_count <= SMALL_ELEMENTS:
         yield View(min(_FLAT_ROW_LENGTH, element_count), _BYTE_BITS, 0)
 
 
@@ -284,7 +283,7 @@ def encode_sparse(
     mask_coder = rans.build_tables(
         np.stack([table.frequencies for table in mask_tables]), mask_freq_log2
     )
-    rows_per_chunk = max(1, _CHUNK_ELEMENTS // row_length)
+    rows_per_chunk = max(1, CHUNK_ELEMENTS // row_length)
     starts = range(0, row_count, rows_per_chunk)
     value_parts = _split_values(symbols, values, starts)
     index_bits, value_freq_log2, value_table, value_symbols = _choose_values(

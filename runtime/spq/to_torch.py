@@ -52,8 +52,8 @@ def load_state_dict(
     Raises
     ------
     SpqError
-        Every reason of spec 10.1; `bad_argument` for a type that is not floating-point;
-        `missing_extra` without PyTorch.
+        Every reason of spec 10.1; `bad_argument` for a type that is not floating-point and for a
+        device that is not there; `missing_extra` without PyTorch.
     OSError
         The file cannot be read.
 
@@ -62,6 +62,7 @@ def load_state_dict(
     >>> model.load_state_dict(spq.load_state_dict("model.spq"))
     >>> encoder.load_state_dict(spq.load_state_dict("model.spq", prefix="encoder."))
     """
+    _check_target(device, dtype)
     with opened(file, limits) as archive:
         chosen = _chosen(archive, prefix, keys)
         dtypes = {} if dtype is None else dict.fromkeys(_floats(archive, chosen), dtype)
@@ -114,8 +115,9 @@ def load(
     ------
     SpqError
         Every reason of spec 10.1; `no_program` when the file has none and no `model` is given;
-        `bad_argument` for a type that is not floating-point, and for `prefix` or `keys` without
-        `model`; `model_mismatch` when names, shapes or types differ, and then `model` is unchanged.
+        `bad_argument` for a type that is not floating-point, for a device that is not there, and
+        for `prefix` or `keys` without `model`; `model_mismatch` when names, shapes or types differ,
+        and then `model` is unchanged.
     OSError
         The file cannot be read.
 
@@ -124,6 +126,7 @@ def load(
     >>> model = spq.load("model.spq")
     >>> scores = model(images)
     """
+    _check_target(device, dtype)
     with opened(file, limits) as archive:
         if model is None:
             if prefix or keys is not None:
@@ -140,6 +143,25 @@ def load(
         fitting = {name: chosen[name] for name in dtypes}
         fill(model, _decoded(archive, fitting, dtypes, device, threads))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def _check_target(device: "str | torch.device", dtype: "torch.dtype | None") -> None:
+    """Find out before anything is decoded whether tensors can become what they are wanted as."""
+    if dtype is not None and dtype not in FLOATS:
+        raise _not_decoded_into(dtype)
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # PyTorch raises several types for devices that it lacks
+        raise SpqError(
+            Reason.BAD_ARGUMENT, f"PyTorch has no device {str(device)!r} here; take 'cpu'"
+        ) from error
+
+
+def _not_decoded_into(dtype: "torch.dtype") -> SpqError:
+    return SpqError(
+        Reason.BAD_ARGUMENT,
+        f"tensors are not decoded into {dtype}; take float64, float32, float16 or bfloat16",
+    )
 
 
 def _from_program(
@@ -188,10 +210,7 @@ def _decoded(
         if name not in floats:
             continue
         if dtype not in FLOATS:
-            raise SpqError(
-                Reason.BAD_ARGUMENT,
-                f"tensors are not decoded into {dtype}; take float64, float32, float16 or bfloat16",
-            )
+            raise _not_decoded_into(dtype)
         if labels.setdefault(chosen[name], FLOATS[dtype]) != FLOATS[dtype]:
             raise SpqError(
                 Reason.MODEL_MISMATCH,

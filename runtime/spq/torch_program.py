@@ -89,6 +89,8 @@ class ProgramModule(nn.Module):
         reader = _Reader(document)
         self._input_count = reader.count("inputs")
         self._tensor_names = [name for group in GROUPS for name in reader.names(group)]
+        if len(set(self._tensor_names)) < len(self._tensor_names):
+            raise _bad("names a tensor twice")
         # Set before the tensors, so that none of them can take the place of an attribute.
         self._steps = reader.steps(self._input_count + len(self._tensor_names))
         total = self._input_count + len(self._tensor_names) + len(self._steps)

@@ -11,7 +11,8 @@ from spqformat import Limits
 def warmup() -> Path:
     """Compile every kernel for every element width into the private cache.
 
-    Run it once while a container image is built; later processes load the compiled code.
+    Run it once while a container image is built; later processes load the compiled code, where they
+    may write to the folder too.
 
     Returns
     -------
@@ -22,6 +23,8 @@ def warmup() -> Path:
     ------
     SpqError
         `unsafe_cache` when others may write to the folder.
+    OSError
+        It cannot be created.
     """
     from spq._jit import cache_folder
     from spq._kernels import join_planes

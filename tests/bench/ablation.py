@@ -38,11 +38,12 @@ from torch import Tensor
 
 import spq
 from spqformat import Reason, SpqError
-from spqtools import compress, landing, placing, quantise
 from spqtools.evolve import search
 from spqtools.evolve.allocation import allocate
 from spqtools.evolve.effort import EFFORTS
-from spqtools.goal import Options
+from spqtools.levels import placing, quantise
+from spqtools.search import compress, landing
+from spqtools.search.goal import Options
 from tests.bench import lenets, networks
 
 VARIANTS = (

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import spq
-from spqtools.goal import Options
+from spqtools.search.goal import Options
 from tests.bench import lenets, networks
 
 RATIOS = {

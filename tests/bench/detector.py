@@ -22,16 +22,16 @@ from unittest.mock import patch
 
 import torch
 
-from spqtools import compress
 from spqtools.comparison.request import CompareRequest, run_compare
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.population import top
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Begun, Sparse
-from spqtools.goal import Options
 from spqtools.pack import PackRequest, run_pack
-from spqtools.preprocess import parse_preprocess
 from spqtools.progress import Progress
+from spqtools.reading.preprocess import parse_preprocess
+from spqtools.search import compress
+from spqtools.search.goal import Options
 
 PREPROCESS = "size=416,fit=letterbox,fill=128"
 BITS = 4

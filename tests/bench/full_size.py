@@ -24,10 +24,10 @@ from onnx import numpy_helper
 
 import spq
 from spqtools.evolve.effort import EFFORTS
-from spqtools.goal import Options, planned_cycles
 from spqtools.pack import PackRequest, run_pack
-from spqtools.preprocess import parse_preprocess
 from spqtools.progress import ConsoleProgress, Tick
+from spqtools.reading.preprocess import parse_preprocess
+from spqtools.search.goal import Options, planned_cycles
 from tests.bench import darknet
 from tests.bench.detector import BITS, PREPROCESS
 

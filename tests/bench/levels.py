@@ -19,8 +19,8 @@ import spq
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
-from spqtools.levels import METHODS
-from spqtools.placing import place_levels
+from spqtools.levels.alternatives import METHODS
+from spqtools.levels.placing import place_levels
 from tests.bench import networks, resnets
 
 DEFAULT = "chosen per layer"

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 import spq
-from spqtools.benchmark import benchmark_json, benchmark_text, run_benchmark
-from spqtools.ingest import Source
-from spqtools.programs import trace, write_programs
+from spqtools.benchmark.processes import benchmark_json, benchmark_text, run_benchmark
 from spqtools.progress import Progress
+from spqtools.reading.ingest import Source
+from spqtools.reading.programs import trace, write_programs
 
 _CHANNELS = (3, 64, 128, 256, 512)
 _DEEP = 6

@@ -8,16 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spqtools.calibration import read_calibration
 from spqtools.evolve.effort import Effort
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Layer
-from spqtools.goal import Options, Trial, next_density
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress
+from spqtools.reading.calibration import read_calibration
+from spqtools.reading.tracing import capture
 from spqtools.report import Report
-from spqtools.tracing import capture
+from spqtools.search.goal import Options, Trial, next_density
 from tests.bench import lenets, resnets
 
 BUILDERS = {name: recipe.build for name, recipe in lenets.RECIPES.items()} | resnets.BUILDERS

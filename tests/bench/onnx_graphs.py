@@ -24,7 +24,7 @@ from PIL import Image
 
 import spq
 from spq import onnx_graph
-from spqtools.tracing import capture
+from spqtools.reading.tracing import capture
 from tests.bench import minilm
 
 _SIDE = 416

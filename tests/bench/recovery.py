@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import spq
-from spqtools.goal import Options
+from spqtools.search.goal import Options
 from tests.bench import lenets, networks, resnets
 
 RATIOS = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from spqtools.calibration import read_calibration
+from spqtools.reading.calibration import read_calibration
 from tests.bench.lenets import MODELS, calibration_path, model_path
 from tests.resnets import resnet_20, resnet_56
 

@@ -69,7 +69,7 @@ def files_of_chunks(chunk_elements: int) -> dict[str, bytes]:
     """Return the same files with smaller chunks, so that tensors have several."""
     with ExitStack() as stack:
         for module in (spq.encode, spq.planes, spq.sparse):
-            stack.enter_context(patch.object(module, "_CHUNK_ELEMENTS", chunk_elements))
+            stack.enter_context(patch.object(module, "CHUNK_ELEMENTS", chunk_elements))
         return {f"{name} in chunks of {chunk_elements}": data for name, data in files().items()}
 
 

@@ -451,7 +451,7 @@ def checkpoints() -> dict[str, bytes]:
 
 def checkpoint(data: bytes) -> None:
     """Read a .pt in an empty folder: refused or read, and no canary in the folder."""
-    from spqtools.ingest import ingest
+    from spqtools.reading.ingest import ingest
 
     with tempfile.TemporaryDirectory(dir=SCRATCH) as folder, contextlib.chdir(folder):
         path = Path("model.pt")

@@ -1,8 +1,10 @@
 """Compiled code is kept where nobody else can put any, or not at all."""
 
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -107,7 +109,31 @@ def test_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPQ_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    assert _jit._enable_cache() is False
+    assert _jit._private_cache() is None
+    with pytest.raises(FileNotFoundError, match="set SPQ_CACHE_DIR"):
+        _jit.cache_folder()
+
+
+def test_folder_that_takes_no_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is run read-only after its cache has been filled."""
+
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    assert _jit._private_cache() is not None
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert _jit._private_cache() is None
+
+
+def test_functions_of_others_are_cached_where_they_were(tmp_path: Path) -> None:
+    script = (
+        "import numba.core.config\n"
+        "import spq._kernels\n"
+        "print(numba.core.config.CACHE_DIR or 'unset')\n"
+    )
+    assert child(script, SPQ_CACHE_DIR=str(tmp_path / "ours"), NUMBA_CACHE_DIR="") == "unset"
+    theirs = str(tmp_path / "theirs")
+    assert child(script, SPQ_CACHE_DIR=str(tmp_path / "ours"), NUMBA_CACHE_DIR=theirs) == theirs
 
 
 def test_plain_python_decodes_the_same(tmp_path: Path) -> None:

@@ -486,7 +486,9 @@ def test_chunks(symbol_bits: int, row_classes: int, index_bits: int, width: int)
             mask_words[:-1], *tables, row_contexts, kinds, scratch, rans.new_states(), found
         ) in (-STREAM_TOO_SHORT, -BAD_STATE)
 
-        def values(words: Any, kernel: Any = kernels[1]) -> tuple[int, Any]:
+        def values(
+            words: Any, kernel: Any = kernels[1], levels_seen: Any = symbol_levels
+        ) -> tuple[int, Any]:
             symbols = np.empty(pairs.size, dtype=np.uint16)
             elements = np.full(rows * row_length, 0xAA, dtype=levels.dtype)
             status = kernel(
@@ -497,7 +499,7 @@ def test_chunks(symbol_bits: int, row_classes: int, index_bits: int, width: int)
                 rans.NO_CONTEXTS,
                 rans.new_states(),
                 symbols,
-                symbol_levels,
+                levels_seen,
                 np.empty(pairs.size * per_symbol, dtype=levels.dtype),
                 indices.size,
                 mask,
@@ -517,6 +519,9 @@ def test_chunks(symbol_bits: int, row_classes: int, index_bits: int, width: int)
             padded[-1] |= 0x10
             words = rans.as_words(rans.encode(padded, value_coder, rans.NO_CONTEXTS))
             assert values(words)[0] == BAD_PADDING
+            # Levels that a narrower type cannot tell apart.
+            alike = np.full_like(symbol_levels, levels[0])
+            assert values(words, levels_seen=alike)[0] == BAD_PADDING
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])

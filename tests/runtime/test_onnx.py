@@ -175,7 +175,7 @@ def test_weights_of_subgraphs() -> None:
 def test_from_torch() -> None:
     import torch
 
-    from spqtools.tracing import capture
+    from spqtools.reading.tracing import capture
 
     network = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
     traced = capture(network, (torch.zeros(2, 6),))
@@ -501,6 +501,18 @@ def in_function(tensor: TensorProto) -> ModelProto:
     return model
 
 
+def in_default_of_function(tensor: TensorProto) -> ModelProto:
+    model = in_function(TensorProto(name="inside", data_type=TensorProto.FLOAT, dims=[0]))
+    model.functions[0].attribute_proto.append(helper.make_attribute("value", tensor))
+    return model
+
+
+def in_training(tensor: TensorProto) -> ModelProto:
+    model = dense()
+    model.training_info.add().initialization.initializer.append(tensor)
+    return model
+
+
 PLACES: list[Callable[[TensorProto], ModelProto]] = [
     in_initializer,
     in_sparse_values,
@@ -511,6 +523,8 @@ PLACES: list[Callable[[TensorProto], ModelProto]] = [
     in_subgraph,
     in_subgraph_of_subgraph,
     in_function,
+    in_default_of_function,
+    in_training,
 ]
 
 

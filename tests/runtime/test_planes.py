@@ -141,7 +141,7 @@ def test_several_chunks(threads: int, count: int) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_small_chunks(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    monkeypatch.setattr(planes, "_CHUNK_ELEMENTS", 2048)
+    monkeypatch.setattr(planes, "CHUNK_ELEMENTS", 2048)
     elements = weights(generator(5), DType.F32, 20 * 2048 + 17)
     data = whole_file({"w": elements})
     with spq.open(data) as archive:

@@ -280,3 +280,16 @@ def test_same_content_same_bytes() -> None:
     turned = {key: dict(reversed(value.items())) for key, value in options.items()}
     first = whole_file(tensors, **options)
     assert whole_file(dict(reversed(tensors.items())), **turned) == first
+
+
+def test_what_takes_no_bytes(tmp_path: Path) -> None:
+    closed = io.BytesIO()
+    closed.close()
+    targets: list[Any] = [closed, io.StringIO(), None, 7, "a\0b"]
+    for target in targets:
+        with pytest.raises(SpqError) as caught:
+            spq.save({"w": np.zeros(3)}, target)
+        assert caught.value.code is Reason.BAD_ARGUMENT
+    (tmp_path / "old").write_bytes(b"")
+    with (tmp_path / "old").open("rb") as unwritable, pytest.raises(OSError, match="write"):
+        spq.save({"w": np.zeros(3)}, unwritable)

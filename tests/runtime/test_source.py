@@ -66,12 +66,13 @@ def test_reads(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("file", [None, 7, 1.5, ["a"], object()])
 def test_other_types(file: Any) -> None:
-    with pytest.raises(TypeError, match="expected a path, bytes or a binary file"):
+    with pytest.raises(SpqError, match="is no file; pass a path") as caught:
         spq.open(file)
+    assert caught.value.code is Reason.BAD_ARGUMENT
 
 
 def test_text_files(path: Path) -> None:
-    with path.open(encoding="latin-1") as file, pytest.raises(TypeError, match="a binary file"):
+    with path.open(encoding="latin-1") as file, pytest.raises(SpqError, match="binary file"):
         spq.open(file)  # type: ignore[arg-type]
 
 

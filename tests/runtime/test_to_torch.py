@@ -194,3 +194,30 @@ def test_limits() -> None:
         with pytest.raises(SpqError) as caught:
             load(data, limits=Limits(max_decoded_bytes=1199))
         assert caught.value.code is Reason.LIMIT_EXCEEDED
+
+
+def test_device_that_is_not_there(network: Network) -> None:
+    data = file_of(network.state_dict())
+    before = snapshot(network)
+    for load in (spq.load_state_dict, lambda file, **to: spq.load(file, network, **to)):
+        for device in ("nowhere", "xpu:77"):
+            with pytest.raises(SpqError, match="no device") as caught:
+                load(data, device=device)
+            assert caught.value.code is Reason.BAD_ARGUMENT
+    assert same(before, snapshot(network))
+
+
+def test_type_that_is_not_floating_point(network: Network) -> None:
+    data = file_of({"a": torch.zeros(3, dtype=torch.int32)})
+    with pytest.raises(SpqError, match="not decoded into") as caught:
+        spq.load_state_dict(data, dtype=torch.int32)
+    assert caught.value.code is Reason.BAD_ARGUMENT
+
+
+def test_wider_types_are_within_the_limits() -> None:
+    data = file_of({"a": torch.zeros(300), "b": torch.zeros(300, dtype=torch.int64)})
+    limits = Limits(max_decoded_bytes=300 * 12)
+    assert spq.load_state_dict(data, limits=limits)["a"].dtype == torch.float32
+    with pytest.raises(SpqError, match="in the types wanted") as caught:
+        spq.load_state_dict(data, dtype=torch.float64, limits=limits)
+    assert caught.value.code is Reason.LIMIT_EXCEEDED

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,3 +220,17 @@ def test_a_missing_folder_is_told_by_the_name_that_was_given(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError) as caught:
         write_atomically(path, [b"1"])
     assert caught.value.filename == str(path)
+
+
+def test_folder_that_cannot_be_read(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be written to all the same, and what was written is not an error."""
+    real = os.open
+
+    def refuse(path: Any, flags: int, *mode: int) -> int:
+        if Path(path) == target.parent:
+            raise PermissionError(errno.EACCES, "no")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert write_atomically(target, [b"new"]) == 3
+    assert target.read_bytes() == b"new"

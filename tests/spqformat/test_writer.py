@@ -197,3 +197,9 @@ def test_refused_shapes(shape: tuple[int, ...]) -> None:
 def test_largest_shapes_are_read(shape: tuple[int, ...]) -> None:
     data = b"" if 0 in shape else b"x"
     assert read(written({"w": tensor(data, shape)})).tensors["w"].shape == shape
+
+
+def test_metadata_that_readers_refuse() -> None:
+    with pytest.raises(SpqError, match="metadata: ") as caught:
+        written(metadata={str(number): "v" * 60_000 for number in range(20)})
+    assert caught.value.code is Reason.BAD_ARGUMENT

@@ -12,11 +12,11 @@ from torch.export import ExportedProgram
 
 import spq
 from spqformat import Reason, SpqError
-from spqtools.calibration import Calibration
-from spqtools.ingest import Source
 from spqtools.judge import accuracy_of_packed, check_runtimes_agree
 from spqtools.pack import check_exact
-from spqtools.programs import Programs, trace, write_programs
+from spqtools.reading.calibration import Calibration
+from spqtools.reading.ingest import Source
+from spqtools.reading.programs import Programs, trace, write_programs
 
 INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
 

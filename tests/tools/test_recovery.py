@@ -12,12 +12,12 @@ import torch
 
 import spq
 from spqformat import Reason, SpqError
-from spqtools import recover
 from spqtools.cli import main
-from spqtools.goal import Options
 from spqtools.pack import PackRequest, checkpoint_path, run_pack
 from spqtools.progress import Progress, Tick
-from spqtools.unlabelled import read_unlabelled
+from spqtools.reading.unlabelled import read_unlabelled
+from spqtools.search.goal import Options
+from spqtools.training import recover
 
 if TYPE_CHECKING:
     from tests.conftest import TrainedNetwork
@@ -28,7 +28,7 @@ EXAMPLES = (torch.zeros(3, 16),)
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     # A second thread has nothing to do in so small a network, but waits busily.
-    monkeypatch.setattr("spqtools.compress._THREADS", 1)
+    monkeypatch.setattr("spqtools.search.compress._THREADS", 1)
     monkeypatch.setattr(recover, "_LEAST_STEPS", 150)
     monkeypatch.setattr(recover, "_PRODUCTS", 1)
 
@@ -217,7 +217,7 @@ def test_refused_callables(tmp_path: Path, body: str, part: str) -> None:
 
 
 def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spqtools.unlabelled.MOST_BYTES", 1000)
+    monkeypatch.setattr("spqtools.reading.unlabelled.MOST_BYTES", 1000)
     endless = "    while True:\n        yield np.ones((4, 16), 'f4')"
     with pytest.raises(SpqError, match="yield fewer samples"):
         read_unlabelled(callable_file(tmp_path, endless), EXAMPLES)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # click's answer to a reader of standard output that has gone, with a code of its own.
         return EXIT_REFUSED
     except click.ClickException as error:
-        return _end(EXIT_REFUSED, error.format_message())
+        return _end(EXIT_REFUSED, " ".join(error.format_message().split()))
     except SpqError as error:
         return _end(EXIT_REFUSED, str(error))
     except OSError as error:
@@ -67,13 +67,16 @@ _PREPROCESS = click.option(
 @click.version_option(__version__, message="spq %(version)s")
 @click.pass_context
 def command(context: click.Context) -> None:
-    """Make trained networks 40 to 100 times smaller; PyTorch and ONNX Runtime load the result.
+    """Make trained networks many times smaller; PyTorch and ONNX Runtime load the result.
 
     \b
     First steps:
       spq demo                                          see it work on real data
       spq pack model.pt --arch net.py:build --calib x.npz
       spq inspect model.spq
+
+    Exit codes: 0 done, 2 refused with one sentence on standard error, 130 interrupted. A search
+    that --time-limit ends before its goal is done too: "missed" in --json says by how much.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -92,7 +95,8 @@ def command(context: click.Context) -> None:
     "--calib",
     type=click.Path(exists=True, path_type=Path),
     help="Calibration inputs: .npz with 'x' (or one array per model input) and optional labels "
-    "'y', .npy, or a folder of images. Without it only the weights are looked at.",
+    "'y', .npy, or a folder of images. Without it weights are chosen by their size alone, and a "
+    "state dict gets no program.",
 )
 @_PREPROCESS
 @click.option(
@@ -125,7 +129,8 @@ def command(context: click.Context) -> None:
     "--max-divergence",
     type=parameters.number(lambda value: 0 < value < math.inf, "a finite number above 0"),
     metavar="D",
-    help="Goal: as small as this divergence from the original's outputs allows.",
+    help="Goal: the smallest file whose outputs differ from the original's by at most D: mean KL "
+    "divergence in nats for class scores, else squared error as a share of the variance.",
 )
 @click.option(
     "--max-drop",
@@ -139,21 +144,22 @@ def command(context: click.Context) -> None:
     default="auto",
     show_default=True,
     metavar="N|auto",
-    help="Bits for each surviving weight before entropy coding, 1 to 8.",
+    help="At most so many bits for a weight before entropy coding, 1 to 8: 4 allow zero and 15 "
+    "other values.",
 )
 @click.option(
     "--effort",
     type=click.Choice(["fast", "default", "max"]),
     default="default",
     show_default=True,
-    help="How long to search.",
+    help="How much is tried for each layer in each cycle: 2, 14 or 48 sets of zeros.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
     metavar="N",
-    help="Same seed, same bytes.  [default: 0]",
+    help="Seed of all random choices: same seed, same bytes on one machine.  [default: 0]",
 )
 @click.option(
     "--program/--no-program",
@@ -215,7 +221,8 @@ def pack(
 
     MODEL is a .pt or .pth with a state dict, a .pt2 of torch.export, a .safetensors or an .onnx.
 
-    Give at most one goal; with calibration inputs and no goal it is --max-divergence 0.02.
+    Give at most one goal; with calibration inputs and no goal it is --max-divergence 0.02. Without
+    either nothing is zeroed, and weights are rounded to at most 255 values.
 
     An interrupted search (Ctrl-C, --time-limit) leaves a checkpoint beside the output; the same
     command with --resume goes on from there.
@@ -248,15 +255,17 @@ def pack(
         )
     if frontier is not None and calib is None:
         raise click.UsageError("--frontier is measured on calibration inputs; add --calib.")
+    if time_limit is not None and calib is None:
+        raise click.UsageError("--time-limit ends a search on calibration inputs; add --calib.")
     for name, given in (("--preprocess", preprocess), ("--fitness", fitness)):
         if given is not None and calib is None:
             raise click.UsageError(f"{name} is for calibration inputs; add --calib.")
     target = model.with_suffix(".spq") if output is None else output
     with extra("all"):
-        from spqtools.goal import Options
         from spqtools.pack import PackRequest, checkpoint_path, run_pack
-        from spqtools.preprocess import parse_preprocess
+        from spqtools.reading.preprocess import parse_preprocess
         from spqtools.report import report_json, report_text
+        from spqtools.search.goal import Options
     request = PackRequest(
         model=model,
         output=target,
@@ -383,17 +392,17 @@ def bench(file: Path, runs: int, threads: int, as_json: bool) -> None:
     whose pages are all touched, and ONNX Runtime on an ordinary .onnx. They find their files in
     the page cache.
 
-    start is for imports and the first use of the compiled decoder, the first load has it included,
-    load is a second one in the same process. Peak memory is what the first load adds to the
-    process at its peak, after the start. Networks run on zeros, a batch of 1 where that is free. An
-    x is the figure before it in units of SPQ's.
+    start: imports and the first use of the compiled decoder. first load: from the start to the
+    tensors. load: a second one in the same process. peak memory: what the first load adds at its
+    peak, after the start. Networks run on zeros, with a batch of 1 where that is free. x: the
+    figure before it, divided by that of SPQ.
 
     \b
     Examples:
       spq bench model.spq
       spq bench model.spq --runs 20 --json
     """
-    from spqtools.benchmark import benchmark_json, benchmark_text, run_benchmark
+    from spqtools.benchmark.processes import benchmark_json, benchmark_text, run_benchmark
 
     found = run_benchmark(file, runs, threads, ConsoleProgress())
     click.echo(benchmark_json(found) if as_json else benchmark_text(found))
@@ -425,7 +434,7 @@ def bench(file: Path, runs: int, threads: int, as_json: bool) -> None:
     "--confidence",
     type=parameters.number(lambda value: 0.01 <= value <= 1, "from 0.01 to 1"),
     metavar="C",
-    help="The teacher's objects that count: it is so sure of them.  [default: 0.8]",
+    help="Objects count that the teacher finds with at least this confidence.  [default: 0.8]",
 )
 @click.option(
     "--pictures",
@@ -441,7 +450,8 @@ def compare(preprocess: str | None, as_json: bool, **given: Any) -> None:
 
     Detection: the student has found an object of the teacher when it has a detection of the same
     class there (intersection over union of at least 0.5) with a confidence of at least 0.5. A false
-    alarm is an object that it finds at --confidence and of which the teacher is not even so sure.
+    alarm is an object that the student finds with at least --confidence where the teacher finds
+    none with at least 0.5.
     Pictures show the teacher at the left, in red what the student has lost, in orange its false
     alarms.
 
@@ -460,7 +470,7 @@ def compare(preprocess: str | None, as_json: bool, **given: Any) -> None:
             comparison_text,
             run_compare,
         )
-        from spqtools.preprocess import parse_preprocess
+        from spqtools.reading.preprocess import parse_preprocess
     steps = None if preprocess is None else parse_preprocess(preprocess)
     found = run_compare(CompareRequest(preprocess=steps, **given), ConsoleProgress())
     click.echo(comparison_json(found) if as_json else comparison_text(found))
@@ -468,9 +478,10 @@ def compare(preprocess: str | None, as_json: bool, **given: Any) -> None:
 
 @command.command()
 def warmup() -> None:
-    """Compile the decoder into its cache.
+    """Compile the decoder once, so that the first load is fast.
 
-    Run it once where a service is installed; its first load is a fast one then.
+    Run it where a service is installed or its image is built, on the kind of processor that will
+    load files. SPQ_CACHE_DIR names the folder for what is compiled.
 
     \b
     Example:

@@ -12,10 +12,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import spq
-from spqtools.goal import Options
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress, seconds_text
 from spqtools.report import Report, escape, table
+from spqtools.search.goal import Options
 
 SEED = 20
 TEST_SAMPLES = 597

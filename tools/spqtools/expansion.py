@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from spq.onnx_compact import fresh_names, value_names
+from spq.onnx_weights import STANDARD_DOMAINS
 
-_DOMAINS = ("", "ai.onnx")
 # The first operator set with CumSum and ScatterElements; that whose ConstantOfShape knows bfloat16.
 _OPERATORS_SINCE = 11
 _BFLOAT16_SINCE = 20
@@ -49,8 +49,9 @@ def shrink(model: ModelProto) -> None:
         Model whose float16, bfloat16, float32 and float64 initializers hold raw data.
     """
     graph = model.graph
-    version = max((e.version for e in model.opset_import if e.domain in _DOMAINS), default=0)
-    redefined = any(function.domain in _DOMAINS for function in model.functions)
+    standard = [one for one in model.opset_import if one.domain in STANDARD_DOMAINS]
+    version = max((one.version for one in standard), default=0)
+    redefined = any(function.domain in STANDARD_DOMAINS for function in model.functions)
     if version < _OPERATORS_SINCE or redefined:
         return
     stay = {value.name for value in graph.input}

@@ -12,10 +12,10 @@ from torch.export import ExportedProgram
 import spq
 from spq.onnx_graph import serialise
 from spqformat import Reason, SpqError
-from spqtools.calibration import Calibration
 from spqtools.evolve.search import held_out_samples
-from spqtools.ingest import Source
 from spqtools.onnx_runtime import open_session, run_all
+from spqtools.reading.calibration import Calibration
+from spqtools.reading.ingest import Source
 from spqtools.report import Accuracy
 
 _BATCH_SAMPLES = 256

@@ -21,25 +21,26 @@ import spq
 from spq import onnx_graph
 from spqformat import Reason, SpqError, __version__
 from spqformat.atomic import write_atomically
-from spqtools import preprocess
-from spqtools.calibration import Calibration, read_calibration
-from spqtools.compress import Lessons, compress
-from spqtools.deadline import Deadline
 from spqtools.evolve.divergence import GIVEN_FITNESS, KL_DIVERGENCE, SQUARED_ERROR
-from spqtools.frontier import Frontier
-from spqtools.goal import Options
-from spqtools.ingest import Source, ingest
 from spqtools.inspection import inspect_file
 from spqtools.judge import accuracy_of_packed, check_runtimes_agree
-from spqtools.outcome import Compressed
-from spqtools.preprocess import Preprocess
-from spqtools.programs import Programs, trace, write_programs
+from spqtools.memory import bits_of, memory_of
 from spqtools.progress import Progress
-from spqtools.recover import DEFAULT_SECONDS
+from spqtools.reading import preprocess
+from spqtools.reading.calibration import Calibration, read_calibration
+from spqtools.reading.ingest import Source, ingest
+from spqtools.reading.preprocess import Preprocess
+from spqtools.reading.programs import Programs, trace, write_programs
+from spqtools.reading.teacher import Teacher, find_teacher
+from spqtools.reading.unlabelled import read_unlabelled
 from spqtools.report import Report
-from spqtools.teacher import Teacher, find_teacher
-from spqtools.unlabelled import read_unlabelled
-from spqtools.weights_only import compress_weights
+from spqtools.search.compress import Lessons, compress
+from spqtools.search.deadline import Deadline
+from spqtools.search.frontier import Frontier
+from spqtools.search.goal import Options
+from spqtools.search.outcome import Compressed
+from spqtools.search.weights_only import compress_weights
+from spqtools.training.recover import DEFAULT_SECONDS
 
 State = Mapping[str, NDArray[Any] | Tensor]
 Found = Mapping[str, NDArray[Any]]
@@ -261,7 +262,7 @@ def check_exact(packed: bytes, tensors: State) -> None:
         decoded = archive.tensors()
         decoded |= {tied: decoded[name] for tied, name in archive.aliases.items()}
     same = decoded.keys() == tensors.keys() and all(
-        decoded[name].shape == tuple(value.shape) and decoded[name].tobytes() == _bits(value)
+        decoded[name].shape == tuple(value.shape) and decoded[name].tobytes() == bits_of(value)
         for name, value in tensors.items()
     )
     if not same:
@@ -332,7 +333,7 @@ def _check_checkpoint(checkpoint: Path, *, resumes: bool) -> None:
 
 def _float_bytes(tensors: State) -> int:
     """Return what the tensors take as float32, tied ones counted once."""
-    sizes = {_memory(name, value): prod(value.shape) for name, value in tensors.items()}
+    sizes = {memory_of(name, value): prod(value.shape) for name, value in tensors.items()}
     return 4 * sum(sizes.values())
 
 
@@ -372,31 +373,15 @@ def _merge(tensors: State, found: Found) -> State:
     """
     groups: dict[object, list[str]] = {}
     for name, value in tensors.items():
-        groups.setdefault(_memory(name, value), []).append(name)
+        groups.setdefault(memory_of(name, value), []).append(name)
     merged = dict(tensors)
     for names in groups.values():
         values = [found[name] for name in names if name in found]
-        if all(_bits(value) == _bits(values[0]) for value in values[1:]):
+        if all(bits_of(value) == bits_of(values[0]) for value in values[1:]):
             merged |= dict.fromkeys(names, values[0]) if values else {}
         else:
             merged |= {name: found.get(name, values[0]) for name in names}
     return merged
-
-
-def _memory(name: str, value: NDArray[Any] | Tensor) -> object:
-    """Return what two tensors have in common that share their memory."""
-    if isinstance(value, Tensor):
-        return value.data_ptr(), value.shape, value.stride()
-    if not value.size:
-        return name
-    return value.__array_interface__["data"][0], value.shape, value.strides
-
-
-def _bits(value: NDArray[Any] | Tensor) -> bytes:
-    """Return the elements as bytes in row-major order."""
-    if isinstance(value, Tensor):
-        return value.contiguous().view(torch.uint8).numpy().tobytes()
-    return value.tobytes()
 
 
 def _provenance(
@@ -419,6 +404,10 @@ def _notes(source: Source, teacher: Teacher | None, calibration: Calibration | N
     """Say plainly what this run cannot do, and why."""
     if teacher is not None:
         return []
-    has_network = source.onnx_model is not None or calibration is None
-    why = "without --calib" if has_network else "without --arch"
-    return [f"{why} only the weights are looked at; the network's answers were not watched"]
+    if calibration is not None:
+        unused = "--calib was not used, as there is no network to run; add --arch FILE.py:CALLABLE"
+        return [unused]
+    notes = ["without --calib weights were chosen by their size alone"]
+    if source.onnx_model is None and source.exported is None:
+        notes.append("the file holds no program; add --arch and --calib to store one")
+    return notes

@@ -90,7 +90,7 @@ def decode_values(
     symbols : ndarray of uint16, shape (ceil(ones / levels_per_symbol),)
         Scratch.
     symbol_levels : ndarray of unsigned integers, shape (alphabet, levels_per_symbol), C-contiguous
-        Levels of each symbol; no two levels are equal.
+        Levels of each symbol, which holds one index of eight bits or two of four.
     values : ndarray of the same type, shape (symbol_count * levels_per_symbol,)
         Scratch.
     ones : int
@@ -117,11 +117,10 @@ def decode_values(
     )
     if status != OK:
         return status
+    # The last of two indices is padding: 0, whatever its level.
+    if ones < values.size and symbols[-1] >> 4:
+        return BAD_PADDING
     look_up(symbols, symbol_levels, values)
-    for index in range(np.uint64(ones), np.uint64(values.size)):
-        # Padding is index 0, and only index 0 has the first level.
-        if values[index] != symbol_levels[np.uint64(0), np.uint64(0)]:
-            return BAD_PADDING
     return _scatter(mask, symbol_bits, row_length, column_order, values, elements)
 
 

@@ -14,7 +14,7 @@ from spqtools.comparison.detections import (
     suppress,
 )
 from spqtools.comparison.matching import found_by
-from spqtools.preprocess import Placement, parse_preprocess
+from spqtools.reading.preprocess import Placement, parse_preprocess
 
 SIZE = (832, 416)
 LETTERBOX = parse_preprocess("size=416,fit=letterbox").placement(*SIZE)

@@ -17,8 +17,8 @@ from torch import nn
 import spq
 from spqtools.cli import main
 from spqtools.comparison.pictures import GAP_PIXELS, HEAD_PIXELS
-from spqtools.ingest import Source
-from spqtools.programs import trace, write_programs
+from spqtools.reading.ingest import Source
+from spqtools.reading.programs import trace, write_programs
 from spqtools.unpack import write_onnx
 
 FLOAT = TensorProto.FLOAT

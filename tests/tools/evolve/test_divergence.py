@@ -1,10 +1,13 @@
 """Divergence is zero for the teacher and what its name says for everybody else."""
 
+from math import inf
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from spqformat import Reason, SpqError
 from spqtools.evolve.divergence import Divergence
 
 
@@ -137,3 +140,17 @@ def test_the_pseudo_loss_of_a_regression_has_the_curvature_of_the_squares() -> N
     assert student.grad is not None
     curvature = 2 / (teacher.var(unbiased=False) * teacher[0].numel())
     torch.testing.assert_close(student.grad.square(), curvature.expand_as(teacher))
+
+
+def test_what_is_not_a_number_is_infinite() -> None:
+    broken = STUDENT.clone()
+    broken[2, 1] = torch.nan
+    for teacher in (TEACHER, TEACHER[:, :, None]):
+        divergence = Divergence([[teacher]])
+        assert divergence([[broken.reshape(teacher.shape)]], [0]) == inf
+
+
+def test_without_floating_point_outputs() -> None:
+    with pytest.raises(SpqError, match="no floating-point output") as caught:
+        Divergence([[]])
+    assert caught.value.code is Reason.UNSUPPORTED_MODEL

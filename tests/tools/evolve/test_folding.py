@@ -66,3 +66,27 @@ def test_the_output_of_a_folded_layer_has_the_norms_bias() -> None:
         torch.testing.assert_close(
             stop.output(0), network.norm(network.folded(image)), rtol=1e-4, atol=1e-5
         )
+
+
+class Sequences(nn.Module):
+    """A norm along the places of a sequence, of which there are as many as features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4, eps=0.01)
+        self.norm.running_mean = randn(4, seed=4)
+        self.norm.running_var = randn(4, seed=5).square() + 0.1
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.layer(inputs))
+        return result
+
+
+def test_only_norms_along_a_layers_rows_are_folded() -> None:
+    network = Sequences().eval()
+    for inputs, bias in ((randn(5, 4, 4), "layer.bias"), (randn(5, 4), "norm.bias")):
+        student = Student(trace(network, inputs), [inputs], batch_size=5)
+        ((found,),) = student.outputs(student.original)
+        torch.testing.assert_close(found, network(inputs), rtol=1e-4, atol=1e-5)
+        assert [layer.bias for layer in student.layers] == [bias]

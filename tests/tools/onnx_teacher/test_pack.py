@@ -12,10 +12,10 @@ from PIL import Image
 import spq
 from spqformat import Reason, SpqError
 from spqtools.cli import main
-from spqtools.goal import Options
 from spqtools.pack import PackRequest, run_pack
-from spqtools.preprocess import parse_preprocess
 from spqtools.progress import Progress
+from spqtools.reading.preprocess import parse_preprocess
+from spqtools.search.goal import Options
 
 SIZE, CLASSES = 8, 24
 
@@ -139,7 +139,7 @@ def test_same_seed_same_bytes(model: Path, calibration: Path, tmp_path: Path) ->
 def test_training_helps(
     model: Path, calibration: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("spqtools.recover._PRODUCTS", 10**9)
+    monkeypatch.setattr("spqtools.training.recover._PRODUCTS", 10**9)
     found = {}
     for recovery in (None, str(calibration)):
         options = Options(target_ratio=25, effort="fast", recovers=recovery is not None)
@@ -260,7 +260,7 @@ def test_accuracy_of_models_that_want_their_inputs_otherwise(
 def test_training_on_a_file_after_a_folder_of_images(
     model: Path, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("spqtools.recover._PRODUCTS", 10**8)
+    monkeypatch.setattr("spqtools.training.recover._PRODUCTS", 10**8)
     folder, arrays = tmp_path / "images", tmp_path / "x.npz"
     folder.mkdir()
     for index, one in enumerate(images[:16]):

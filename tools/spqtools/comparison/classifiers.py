@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from spqformat import Reason, SpqError
-from spqtools.calibration import Calibration, read_calibration
 from spqtools.comparison.network import Network
 from spqtools.evolve.divergence import KL_DIVERGENCE, Divergence
-from spqtools.preprocess import Preprocess
 from spqtools.progress import Progress, Tick
+from spqtools.reading.calibration import Calibration, read_calibration
+from spqtools.reading.preprocess import Preprocess
 
 _BATCH_SAMPLES = 64
 _FEW = 5

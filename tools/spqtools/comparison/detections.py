@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spqtools.preprocess import Placement
+from spqtools.reading.preprocess import Placement
 
 LEAST_CONFIDENCE = 0.005
 MOST_OVERLAP = 0.45

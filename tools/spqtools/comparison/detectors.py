@@ -23,9 +23,9 @@ from spqtools.comparison.pictures import (
     write_picture,
 )
 from spqtools.comparison.yolo_labels import OPTION, Labels, read_labels
-from spqtools.images import image_files, read_image
-from spqtools.preprocess import Preprocess
 from spqtools.progress import Progress
+from spqtools.reading.images import image_files, read_image
+from spqtools.reading.preprocess import Preprocess
 
 # As sure as this is sure enough to count as seen.
 SURE_ENOUGH = 0.5

@@ -8,8 +8,8 @@ from spqformat import Reason, SpqError
 from spqtools.comparison.classifiers import ClassifierFigures, compare_classifiers
 from spqtools.comparison.detectors import DetectorFigures, compare_detectors
 from spqtools.comparison.network import Network
-from spqtools.preprocess import Preprocess
 from spqtools.progress import Progress
+from spqtools.reading.preprocess import Preprocess
 from spqtools.report import JSON_FORMAT, escape, table
 
 DEFAULT_CONFIDENCE = 0.8

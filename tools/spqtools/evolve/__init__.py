@@ -6,11 +6,17 @@ layer a population of zero-sets, seeded by several criteria, is assessed on the 
 the survivors are compensated in closed form before the walk goes on.
 
 `student`       the network as a graph that can be run from any layer on
+`folding`       batch norms become part of the layers before them
+`sparse`        a student: its tensors and what it keeps
 `divergence`    how far the student's output is from the teacher's
+`sensing`       what the network's output says about its layers, from gradients
 `moments`       second moments of a layer's inputs, and what they say about its weights
-`compensation`  least-squares weights on a given support
+`compensation`  least-squares weights on a given support, by `row_solver` where few are kept
 `population`    zero-sets and the operators on them
+`rate`          what zeros and survivors take in the file
 `allocation`    how many zeros each layer gets
-`search`        cycles, goals and checkpoints
+`effort`        how much a cycle may try
+`workload`      how a cycle's work is spread over its layers
+`search`        cycles: from one student to a sparser one
 `rng`           random words that every machine draws alike
 """

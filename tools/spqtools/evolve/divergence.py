@@ -1,10 +1,13 @@
 """How far the student's output is from the teacher's: the fitness that everything is judged by."""
 
 from collections.abc import Callable, Sequence
+from math import inf, isnan
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from spqformat import Reason, SpqError
 
 KL_DIVERGENCE = "KL divergence in nats"
 SQUARED_ERROR = "squared error relative to the variance"
@@ -40,6 +43,11 @@ class Divergence:
     temperature : float
         Divisor of a classifier's scores, which softens its distributions (Hinton et al., arXiv
         1503.02531).
+
+    Raises
+    ------
+    SpqError
+        `unsupported_model` for a network without floating-point outputs.
     """
 
     def __init__(
@@ -48,6 +56,11 @@ class Divergence:
         fitness: Fitness | None = None,
         temperature: float = 1.0,
     ) -> None:
+        if not outputs[0]:
+            raise SpqError(
+                Reason.UNSUPPORTED_MODEL,
+                "the network has no floating-point output to compare; leave out --calib",
+            )
         self._teacher = outputs
         self._temperature = temperature
         self._fitness = fitness
@@ -59,13 +72,16 @@ class Divergence:
             self._scales.append(float(whole.var(unbiased=False)) + 1e-12)
 
     def __call__(self, outputs: Sequence[list[Tensor]], batches: Sequence[int]) -> float:
-        """Return the mean over the samples of the given batches, in nats or relative error."""
+        """Return the mean over the samples of the given batches, in nats or relative error.
+
+        What is not a number, as where a student's answers overflow, is infinite.
+        """
         total, samples = 0.0, 0
         for student, batch in zip(outputs, batches, strict=True):
             size = student[0].shape[0]
             total += float(self.of_batch(student, batch)) * size
             samples += size
-        return total / samples
+        return inf if isnan(total) else total / samples
 
     @property
     def description(self) -> str:

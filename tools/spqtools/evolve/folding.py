@@ -58,9 +58,17 @@ def fold_norms(
     return norms
 
 
+def _has_rows_second(layer: fx.Node) -> bool:
+    """Tell whether a layer's outputs lie along the dimension that norms go by, the second."""
+    if layer.target is not _ATEN.linear.default:
+        return True
+    value = layer.meta.get("val")
+    return isinstance(value, Tensor) and value.ndim == 2
+
+
 def _norm_behind(layer: fx.Node) -> fx.Node | None:
     """Return the norm that alone uses a layer's output and shares none of its tensors."""
-    if len(layer.users) != 1:
+    if len(layer.users) != 1 or not _has_rows_second(layer):
         return None
     (norm,) = layer.users
     if norm.op != "call_function" or norm.target is not _BATCH_NORM or norm.args[0] is not layer:

@@ -10,11 +10,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, numpy_helper
 
-from spq.onnx_weights import graphs_inside
+from spq.onnx_weights import STANDARD_DOMAINS, graphs_inside
 
 # These tell sizes, not what has been computed.
 SIZES = frozenset({"Shape", "Size"})
-_DOMAINS = ("", "ai.onnx")
 # What passes on its first input, when nothing is trained.
 _PASSING = frozenset({"Identity", "Dropout"})
 
@@ -158,7 +157,7 @@ def read_wiring(model: ModelProto) -> Wiring:
         constant = _constant(node)
         if constant is not None:
             constants[node.output[0]] = constant
-        elif node.op_type in _PASSING and node.domain in _DOMAINS:
+        elif node.op_type in _PASSING and node.domain in STANDARD_DOMAINS:
             passed[node.output[0]] = source(node.input[0])
         elif node.op_type == "Shape" and source(node.input[0]) in constants:
             # Else it would count as a use of a weight.
@@ -177,7 +176,7 @@ def read_wiring(model: ModelProto) -> Wiring:
     uses.update(list(outputs))
     given = [value for value in graph.input if value.name not in constants]
     return Wiring(
-        next((one.version for one in model.opset_import if one.domain in _DOMAINS), 1),
+        next((one.version for one in model.opset_import if one.domain in STANDARD_DOMAINS), 1),
         tuple(value.name for value in given),
         _batch(given),
         frozenset(value.name for value in given if _is_other_float(value)),
@@ -194,7 +193,7 @@ def _operation(node: NodeProto, source: Callable[[str], str]) -> Operation:
     """Read one node."""
     inner = list(graphs_inside(node))
     return Operation(
-        node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}",
+        node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}",
         tuple(map(source, node.input)),
         tuple(node.output),
         {
@@ -226,7 +225,7 @@ def _kinds(graph: GraphProto) -> Iterator[str]:
 
 def _constant(node: NodeProto) -> NDArray[Any] | None:
     """Return the elements of a constant node, None for any other and for strings."""
-    if node.op_type != "Constant" or node.domain not in _DOMAINS:
+    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
         return None
     value = _plain(onnx.helper.get_attribute_value(node.attribute[0]))
     kind = node.attribute[0].name

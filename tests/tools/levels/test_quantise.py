@@ -1,0 +1,143 @@
+"""What a layer keeps, and nothing else, moves to few levels, in the light of its inputs."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+
+from spqtools.evolve.compensation import compensate
+from spqtools.evolve.moments import Moments, measure_moments
+from spqtools.evolve.student import Layer, Student
+from spqtools.levels.alternatives import METHODS
+from spqtools.levels.quantise import quantise_layer
+
+MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(24, 16), (200, 24)),
+    "linear without bias": (lambda: nn.Linear(24, 16, bias=False), (200, 24)),
+    "convolution": (lambda: nn.Conv2d(3, 8, 3), (30, 3, 6, 6)),
+    "depthwise": (lambda: nn.Conv2d(6, 12, 3, groups=6), (30, 6, 6, 6)),
+}
+
+
+def moments_of(name: str) -> tuple[Layer, Moments, Student]:
+    make, shape = MAKERS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        network = nn.Sequential(make()).eval()
+        inputs = torch.randn(shape)
+    graph = torch.export.export(network, (inputs,)).module()
+    assert isinstance(graph, fx.GraphModule)
+    student = Student(graph, [inputs], len(inputs))
+    stop = next(student.walk(dict(student.original)))
+    twin = next(student.walk(dict(student.original)))
+    return stop.layer, measure_moments(stop, twin), student
+
+
+def coupled(layer: Layer) -> list[torch.Tensor]:
+    """Rows of which some errors cost more together than alone, and some less."""
+    generator = torch.Generator().manual_seed(1)
+    squares = []
+    for _, rows in layer.blocks():
+        errors = torch.randn(rows.stop - rows.start, 40, generator=generator) + 0.2
+        squares.append(errors @ errors.T / 40)
+    return squares
+
+
+def uncoupled(layer: Layer) -> list[torch.Tensor]:
+    """Rows whose errors all cost the same."""
+    return [torch.eye(rows.stop - rows.start) for _, rows in layer.blocks()]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("max_levels", [1, 3, 15])
+def test_a_layer_on_levels(name: str, max_levels: int) -> None:
+    layer, moments, student = moments_of(name)
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    keep = weight.abs() > weight.abs().median()
+    weight, bias = compensate(layer, moments, keep, weight, student.original.get("0.bias"))
+    coupling = coupled(layer)
+    levelled, fitted = quantise_layer(
+        layer, moments, keep, weight, bias, coupling, 1e-5, max_levels
+    )
+    assert levelled.shape == weight.shape
+    assert not levelled[~keep].any()
+    distinct = torch.from_numpy(np.unique(levelled[levelled != 0].numpy()))
+    assert 1 <= len(distinct) <= max_levels
+    assert torch.equal(distinct.bfloat16().float(), distinct)
+    assert (fitted is None) == (bias is None)
+    if fitted is not None:
+        assert fitted.shape == (layer.rows,)
+        assert fitted.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_quantising_knows_the_inputs(name: str) -> None:
+    """The output suffers less than from rounding every weight to the nearest level."""
+    layer, moments, student = moments_of(name)
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias = student.original.get("0.bias")
+    keep = torch.ones_like(weight, dtype=torch.bool)
+    levelled, fitted = quantise_layer(layer, moments, keep, weight, bias, uncoupled(layer), 1e-7, 7)
+    values = torch.from_numpy(np.unique(levelled[levelled != 0].numpy()))
+    nearest = values[(weight[..., None] - values).abs().argmin(-1)]
+
+    def error(candidate: torch.Tensor, constant: torch.Tensor | None) -> float:
+        tensors = {"0.weight": candidate.reshape(student.original["0.weight"].shape)}
+        if constant is not None:
+            tensors["0.bias"] = constant
+        wanted = student.outputs(student.original)[0][0]
+        return float((student.outputs(tensors)[0][0] - wanted).square().mean())
+
+    assert error(levelled, fitted) < error(nearest, bias)
+
+
+def test_nothing_kept() -> None:
+    layer, moments, student = moments_of("linear")
+    weight = student.original["0.weight"]
+    levelled, fitted = quantise_layer(
+        *(layer, moments, torch.zeros_like(weight, dtype=torch.bool), weight),
+        *(student.original["0.bias"], uncoupled(layer), 1e-5, 15),
+    )
+    assert not levelled.any()
+    assert fitted is not None
+
+
+def test_levels_of_a_pattern_keep_it() -> None:
+    layer, moments, student = moments_of("convolution")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
+    coupling = uncoupled(layer)
+    levelled, _ = quantise_layer(
+        layer, moments, keep, weight, bias, coupling, 1e-6, 7, methods=("powers-of-two",)
+    )
+    mantissas, _ = np.frexp(levelled[levelled != 0].abs().numpy())
+    assert mantissas.size
+    assert (mantissas == 0.5).all()
+
+
+@pytest.mark.parametrize("slope", [1e-7, 1e-4])
+def test_the_choice_is_that_of_one_method(slope: float) -> None:
+    layer, moments, student = moments_of("linear")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
+    coupling = uncoupled(layer)
+
+    def levelled(methods: tuple[str, ...] | None) -> torch.Tensor:
+        chosen, _ = quantise_layer(
+            layer, moments, keep, weight, bias, coupling, slope, 7, methods=methods
+        )
+        return chosen
+
+    chosen = levelled(None)
+    assert any(torch.equal(chosen, levelled((method,))) for method in METHODS)
+
+
+def test_weights_that_no_level_is_worth_become_zero() -> None:
+    layer, moments, student = moments_of("linear")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
+    levelled, fitted = quantise_layer(layer, moments, keep, weight, bias, uncoupled(layer), 1e3, 7)
+    assert not levelled.any()
+    assert fitted is not None

@@ -1,0 +1,290 @@
+"""One knob: goals are hit within 2 %, whatever interrupts the search, and time ends it politely."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import spq
+from spqtools.cli import main
+from spqtools.progress import Progress, Tick
+from spqtools.search.deadline import Deadline
+
+
+@dataclass(frozen=True)
+class Network:
+    """Files of a network of 4,490 parameters whose outputs depend on all of its inputs."""
+
+    model: Path
+    calibration: Path
+
+    def words(self, output: Path, *options: str) -> list[str]:
+        """Spell a packing."""
+        return [
+            *("pack", str(self.model), "--calib", str(self.calibration), "-o", str(output)),
+            *("--effort", "fast", *options),
+        ]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    folder = tmp_path_factory.mktemp("network")
+    files = Network(folder / "model.pt2", folder / "calibration.npz")
+    random = np.random.Generator(np.random.PCG64(5))
+    inputs = random.normal(size=(256, 40)).astype("f4")
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        module = nn.Sequential(nn.Linear(40, 88), nn.ReLU(), nn.Linear(88, 10)).eval()
+    for parameter in module.parameters():
+        parameter.data *= 2
+    with torch.no_grad():
+        answers = module(torch.from_numpy(inputs)).argmax(1).numpy()
+    np.savez(files.calibration, x=inputs, y=answers)
+    batch = {0: torch.export.Dim("batch")}
+    exported = torch.export.export(module, (torch.from_numpy(inputs[:2]),), dynamic_shapes=(batch,))
+    torch.export.save(exported, files.model)
+    return files
+
+
+@pytest.fixture(scope="module")
+def explored(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a packing at 14x and its frontier."""
+    folder = tmp_path_factory.mktemp("explored")
+    frontier = ("--frontier", str(folder / "points.json"))
+    assert main(network.words(folder / "net.spq", "--target-ratio", "14", *frontier)) == 0
+    return folder
+
+
+def report(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, Any]:
+    """Run a packing that is accepted; return its report."""
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    content: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return content
+
+
+def points(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "points.json").read_bytes())
+    return content
+
+
+class Interrupting(Progress):
+    """Presses Ctrl-C after some steps of a stage."""
+
+    def __init__(self, stage: str, steps: int) -> None:
+        self._stage, self._left = stage, steps
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
+        def tick(steps: int = 1, /) -> None:
+            if name == self._stage:
+                self._left -= steps
+                if self._left < 0:
+                    raise KeyboardInterrupt
+
+        yield tick
+
+
+# Goals
+
+
+@pytest.mark.parametrize("goal", [("--target-ratio", "12"), ("--target-size", "1100")])
+def test_sizes_are_hit(
+    network: Network, goal: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = 1100 if goal[0] == "--target-size" else 4 * 4498 / 12
+    found = report(capsys, network.words(tmp_path / "net.spq", *goal))
+    assert 0.98 * target <= (tmp_path / "net.spq").stat().st_size <= target
+    assert found["missed"] is None
+    assert found["notes"] == []
+
+
+@pytest.mark.parametrize(("goal", "limit"), [("--max-divergence", 0.1), ("--max-drop", 35.0)])
+def test_files_of_a_quality_are_as_small_as_it_allows(
+    network: Network,
+    explored: Path,
+    goal: str,
+    limit: float,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = report(capsys, network.words(tmp_path / "net.spq", goal, str(limit)))
+    if goal == "--max-divergence":
+        loss, known = found["divergence"], "divergence"
+    else:
+        loss, known = found["accuracy"]["before"] - found["accuracy"]["after"], "drop"
+    assert loss <= limit + 1e-9
+    good = [row["bytes"] for row in points(explored)["points"] if row[known] <= limit]
+    assert found["bytes_after"] <= 1.1 * min(good)
+
+
+def test_a_quality_out_of_reach(
+    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = network.words(tmp_path / "net.spq", "--max-divergence", "1e-9")
+    assert main(words) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert "where 1e-09 is allowed" in sentence
+    assert "[goal_not_reached]" in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_are_hit_without_data(
+    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pack", str(network.model), "-o", str(tmp_path / "net.spq"), "--target-size", "2kB"]
+    assert 0.98 * 2000 <= report(capsys, words)["bytes_after"] <= 2000
+
+
+# The frontier
+
+
+def test_every_point_is_a_sound_file(explored: Path) -> None:
+    content = points(explored)
+    assert len(content["points"]) >= 8
+    for row in content["points"]:
+        file = explored / row["file"]
+        assert row["bytes"] == file.stat().st_size
+        state = spq.load_state_dict(file)
+        assert row["zeros"] == sum(int((value == 0).sum()) for value in state.values())
+        assert spq.load(file)(torch.zeros(2, 40)).shape == (2, 10)
+    assert {path.name for path in (explored / "points").iterdir()} == {
+        Path(row["file"]).name for row in content["points"]
+    }
+
+
+def test_the_frontier_is_monotone_and_knows_the_output(explored: Path) -> None:
+    content = points(explored)
+    frontier = [row for row in content["points"] if not row["dominated"]]
+    ratios, divergences = ([row[key] for row in frontier] for key in ("ratio", "divergence"))
+    assert ratios == sorted(ratios)
+    assert divergences == sorted(divergences)
+    # It goes on beyond the goal.
+    assert ratios[0] < 14 < 1.2 * 14 < ratios[-1]
+    chosen = (explored / content["chosen"]).read_bytes()
+    assert chosen == (explored / "net.spq").read_bytes()
+    assert (explored / "points.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_looking_at_the_frontier_changes_no_byte(
+    network: Network, explored: Path, tmp_path: Path
+) -> None:
+    assert main(network.words(tmp_path / "net.spq", "--target-ratio", "14")) == 0
+    assert (tmp_path / "net.spq").read_bytes() == (explored / "net.spq").read_bytes()
+
+
+def test_a_frontier_needs_a_network_that_runs(
+    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"weight": torch.ones(40, 10)}, tmp_path / "model.pt")
+    words = ["pack", str(tmp_path / "model.pt"), "--calib", str(network.calibration)]
+    assert main([*words, "--frontier", str(tmp_path / "points.json")]) == 2
+    assert "and --arch for a state dict" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps", "left"),
+    [
+        # After the first layer of the first cycle, and of the second.
+        ("evolve", 0, ["net.spq.ckpt"]),
+        ("evolve", 100, ["net.spq.ckpt", "points", "points.json"]),
+        ("place levels", 1, ["net.spq.ckpt", "points", "points.json"]),
+        ("place levels", 150, ["net.spq.ckpt", "points", "points.json"]),
+    ],
+)
+def test_resumed_searches_end_the_same(
+    network: Network,
+    explored: Path,
+    stage: str,
+    steps: int,
+    left: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frontier = ("--frontier", str(tmp_path / "points.json"))
+    words = network.words(tmp_path / "net.spq", "--target-ratio", "14", *frontier)
+    with monkeypatch.context() as patch:
+        patch.setattr("spqtools.cli.ConsoleProgress", lambda: Interrupting(stage, steps))
+        assert main(words) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert "points.json" not in left or points(tmp_path)["chosen"] is None
+    assert main([*words, "--resume"]) == 0
+    files = sorted(path.relative_to(explored) for path in explored.rglob("*") if path.is_file())
+    assert files == sorted(
+        path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()
+    )
+    for file in files:
+        assert (tmp_path / file).read_bytes() == (explored / file).read_bytes(), file
+
+
+def test_killed_searches_end_the_same(network: Network, explored: Path, tmp_path: Path) -> None:
+    output, checkpoint = tmp_path / "net.spq", tmp_path / "net.spq.ckpt"
+    words = network.words(output, "--target-ratio", "14")
+    with subprocess.Popen([sys.executable, "-m", "spqtools", *words]) as child:
+        while not checkpoint.exists():
+            assert child.poll() is None
+            time.sleep(0.01)
+        os.kill(child.pid, signal.SIGKILL)
+    assert main([*words, "--resume"]) == 0
+    assert output.read_bytes() == (explored / "net.spq").read_bytes()
+
+
+# Time
+
+
+def test_a_second_is_enough_for_a_sound_file(
+    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "net.spq"
+    words = network.words(output, "--target-ratio", "14", "--time-limit", "0.001s")
+    found = report(capsys, words)
+    assert main(["verify", str(output)]) == 0
+    assert found["missed"] == f"{output.stat().st_size:,} bytes where 1,285 are allowed"
+    assert "allow more" in found["notes"][0]
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("looks", [12, 20])
+def test_a_search_that_time_has_ended_goes_on(
+    network: Network,
+    explored: Path,
+    looks: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Time is over after so many looks at the clock; what is found by then is a sound file."""
+    output = tmp_path / "net.spq"
+    words = network.words(output, "--target-ratio", "14")
+    with monkeypatch.context() as patch:
+        clock = iter([0.0] * looks)
+        patch.setattr("spqtools.pack.Deadline", lambda _: Deadline(1.0, lambda: next(clock, 9.0)))
+        found = report(capsys, words)
+    assert "--resume" in found["notes"][0]
+    assert main(["verify", str(output)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"net.spq", "net.spq.ckpt"}
+    assert main([*words, "--resume"]) == 0
+    assert output.read_bytes() == (explored / "net.spq").read_bytes()
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_time_enough_changes_no_byte(network: Network, explored: Path, tmp_path: Path) -> None:
+    words = network.words(tmp_path / "net.spq", "--target-ratio", "14", "--time-limit", "2h")
+    assert main(words) == 0
+    assert (tmp_path / "net.spq").read_bytes() == (explored / "net.spq").read_bytes()

@@ -1,0 +1,104 @@
+"""Unusual networks are packed as they are, or refused with a sentence that says why."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spq
+from spqformat import Reason, SpqError
+from spqtools.pack import PackRequest, run_pack
+from spqtools.progress import Progress
+from spqtools.search.goal import Options
+
+
+class Dense(nn.Module):
+    """A layer of eight inputs, and what a function makes of its outputs."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor] = lambda outputs: outputs) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+        self.register_buffer("scale", torch.tensor(0.5, dtype=torch.bfloat16))
+        self.scale: Tensor
+        self.end = end
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.end(self.layer(inputs) * self.scale.float())
+
+
+def pack(folder: Path, network: nn.Module, **options: float) -> Path:
+    """Pack a network with calibration inputs."""
+    inputs = np.random.Generator(np.random.PCG64(2)).normal(size=(64, 8)).astype("f4")
+    np.savez(folder / "calibration.npz", x=inputs)
+    example = torch.from_numpy(inputs[:2])
+    batch = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(network.eval(), (example,), dynamic_shapes=batch)
+    torch.export.save(exported, folder / "model.pt2")
+    request = PackRequest(
+        folder / "model.pt2",
+        folder / "model.spq",
+        Options(effort="fast", **options),  # type: ignore[arg-type]
+        calibration=folder / "calibration.npz",
+    )
+    run_pack(request, Progress())
+    return request.output
+
+
+def pack_weights(folder: Path, **tensors: Tensor) -> dict[str, Tensor]:
+    """Pack weights alone and load them again."""
+    torch.save(tensors, folder / "model.pt")
+    options = Options(sparsity=0.5)
+    run_pack(PackRequest(folder / "model.pt", folder / "model.spq", options), Progress())
+    return spq.load_state_dict(folder / "model.spq")
+
+
+def test_bfloat16_beside_float32(tmp_path: Path) -> None:
+    state = spq.load_state_dict(pack(tmp_path, Dense(), sparsity=0.5))
+    assert state["scale"].dtype == torch.bfloat16
+    assert state["scale"].item() == 0.5
+    assert (state["layer.weight"] == 0).sum() == 16
+
+
+def test_bfloat16_alone(tmp_path: Path) -> None:
+    scale, weight = torch.tensor(2.5, dtype=torch.bfloat16), torch.eye(4, dtype=torch.bfloat16)
+    state = pack_weights(tmp_path, scale=scale, weight=weight)
+    assert torch.equal(state["scale"], scale)
+    assert torch.equal(state["weight"], weight)
+
+
+def test_weights_at_the_ends_of_float32(tmp_path: Path) -> None:
+    mask = torch.full((6, 6), torch.finfo(torch.float32).min).triu(1)
+    tiny = torch.full((4, 4), 1e-41)
+    state = pack_weights(tmp_path, mask=mask, tiny=tiny)
+    assert torch.isfinite(state["mask"]).all()
+    assert state["mask"].min() < -3e38
+    assert torch.equal(state["tiny"], tiny)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        (lambda outputs: outputs.argmax(1), Reason.UNSUPPORTED_MODEL, "no floating-point output"),
+        (lambda outputs: (-outputs.square() - 1).sqrt(), Reason.BAD_CALIBRATION, "finite numbers"),
+    ],
+    ids=["classes alone", "not a number"],
+)
+def test_answers_that_cannot_be_compared(
+    tmp_path: Path, end: Callable[[Tensor], Tensor], code: Reason, words: str
+) -> None:
+    with pytest.raises(SpqError, match=words) as caught:
+        pack(tmp_path, Dense(end), sparsity=0.5)
+    assert caught.value.code is code
+    assert not (tmp_path / "model.spq").exists()
+
+
+def test_student_whose_answers_are_not_numbers(tmp_path: Path) -> None:
+    """What is zero has no sign."""
+    network = Dense(lambda outputs: outputs / outputs.abs())
+    network.layer = nn.Linear(8, 4, bias=False)
+    with pytest.raises(SpqError, match="no finite numbers") as caught:
+        pack(tmp_path, network, sparsity=0.99)
+    assert caught.value.code is Reason.GOAL_NOT_REACHED

@@ -1,0 +1,185 @@
+"""Training wins back what zeros have cost, within the size and the time that it is given."""
+
+import io
+from collections.abc import Iterator, Mapping
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import spq
+from spqtools.evolve.effort import EFFORTS
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Sparse
+from spqtools.progress import Progress
+from spqtools.training import recover as module
+from spqtools.training.recover import Recovered, recover
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 6, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm1d(6)
+        self.hidden = nn.Linear(30, 40)
+        self.head = nn.Linear(40, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.relu(self.norm(self.conv(x))).flatten(1)
+        return torch.as_tensor(3 * self.head(torch.relu(self.hidden(seen))))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small sums are slower on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LEAST_STEPS", 240)
+    monkeypatch.setattr(module, "_PRODUCTS", 1)
+
+
+@pytest.fixture(scope="module")
+def evolution() -> Evolution:
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        network, inputs = Small(), torch.randn(1024, 2, 5)
+        for _ in range(20):
+            network(inputs)
+    shapes = ({0: torch.export.Dim.AUTO},)
+    graph = torch.export.export(network.eval(), (inputs,), dynamic_shapes=shapes).module()
+    assert isinstance(graph, fx.GraphModule)
+    return Evolution(graph, [inputs], 0, EFFORTS["fast"])
+
+
+@pytest.fixture(scope="module")
+def sparse(evolution: Evolution) -> Sparse:
+    return evolution.cycle(evolution.start(), 0.08, 0)
+
+
+def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return spq.save({name: tensor.numpy() for name, tensor in tensors.items()}, io.BytesIO())
+
+
+def trained(evolution: Evolution, sparse: Sparse, **changed: Any) -> Recovered:
+    options = {"target_bytes": None, "max_levels": 7, **changed}
+    return recover(evolution.student, sparse, evolution.inputs, file_bytes, Progress(), **options)
+
+
+def mask(evolution: Evolution, tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensors[layer.weight].flatten() != 0 for layer in evolution.layers])
+
+
+def test_divergence_falls_at_the_same_zeros(evolution: Evolution, sparse: Sparse) -> None:
+    before = {name: value.clone() for name, value in sparse.tensors.items()}
+    found = trained(evolution, sparse)
+    assert found.divergence < evolution.measure(sparse.tensors)
+    assert evolution.measure(found.tensors) < evolution.measure(sparse.tensors)
+    assert not found.is_cut
+    for name, keep in sparse.keep.items():
+        assert not (found.tensors[name].reshape(keep.shape) != 0)[~keep].any()
+    assert all(torch.equal(sparse.tensors[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("max_levels", [1, 3, 7])
+def test_weights_lie_on_levels_and_biases_on_steps(
+    evolution: Evolution, sparse: Sparse, max_levels: int
+) -> None:
+    tensors = trained(evolution, sparse, max_levels=max_levels).tensors
+    assert tensors.keys() == sparse.tensors.keys()
+    for layer in evolution.layers:
+        weight = tensors[layer.weight]
+        assert weight.shape == sparse.tensors[layer.weight].shape
+        assert len(set(weight[weight != 0].tolist())) <= max_levels
+        assert torch.equal(weight.bfloat16().float(), weight)
+        assert layer.bias is not None
+        assert len(set(tensors[layer.bias].tolist())) <= 100
+        assert not (torch.signbit(tensors[layer.bias]) & (tensors[layer.bias] == 0)).any()
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8, 1.2])
+def test_the_file_fits(evolution: Evolution, sparse: Sparse, share: float) -> None:
+    empty = {name: torch.zeros_like(value) for name, value in sparse.tensors.items()}
+    as_it_is = file_bytes(trained(evolution, sparse).tensors)
+    target = int(file_bytes(empty) + share * (as_it_is - file_bytes(empty)))
+    size = file_bytes(trained(evolution, sparse, target_bytes=target).tensors)
+    assert 0.85 * target < size <= target
+
+
+def test_zeros_stay_zeros_where_there_is_room(evolution: Evolution, sparse: Sparse) -> None:
+    as_it_is = file_bytes(trained(evolution, sparse).tensors)
+    roomy = trained(evolution, sparse, target_bytes=int(1.3 * as_it_is)).tensors
+    was_kept = torch.cat([keep.flatten() for keep in sparse.keep.values()])
+    assert not (mask(evolution, roomy) & ~was_kept).any()
+
+
+def test_a_size_out_of_reach(evolution: Evolution, sparse: Sparse) -> None:
+    found = trained(evolution, sparse, target_bytes=10)
+    assert not mask(evolution, found.tensors).any()
+    assert file_bytes(found.tensors) > 10
+
+
+def test_same_seed_same_student(evolution: Evolution, sparse: Sparse) -> None:
+    one, same, other = (
+        trained(evolution, sparse, target_bytes=700, seed=seed) for seed in (1, 1, 2)
+    )
+    assert one.divergence == same.divergence
+    assert all(torch.equal(one.tensors[name], value) for name, value in same.tensors.items())
+    assert one.divergence != other.divergence
+
+
+def test_time_makes_it_shorter(evolution: Evolution, sparse: Sparse) -> None:
+    looks = count()
+    found = trained(
+        evolution, sparse, target_bytes=700, seconds=50, clock=lambda: float(next(looks))
+    )
+    assert found.is_cut
+    assert next(looks) < 60
+    assert file_bytes(found.tensors) <= 700
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-9])
+def test_no_time_at_all(evolution: Evolution, sparse: Sparse, seconds: float) -> None:
+    found = trained(evolution, sparse, target_bytes=700, seconds=seconds)
+    assert found.is_cut
+    assert found.tensors.keys() == sparse.tensors.keys()
+
+
+def test_time_that_suffices_does_not_matter(evolution: Evolution, sparse: Sparse) -> None:
+    looks = count()
+    timed = trained(evolution, sparse, seconds=1e4, clock=lambda: float(next(looks)))
+    assert not timed.is_cut
+    assert timed.divergence == trained(evolution, sparse).divergence
+
+
+def test_no_progress_ends_it(
+    evolution: Evolution, sparse: Sparse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = count()
+
+    def clock() -> float:
+        next(looks)
+        return 0.0
+
+    monkeypatch.setattr(module, "_PEAK_RATE", 0.0)
+    monkeypatch.setattr(module, "_LOW_RATE", 0.0)
+    monkeypatch.setattr(module, "_LEAST_BATCH", 32)
+    monkeypatch.setattr(module, "_LEAST_STEPS", 2000)
+    trained(evolution, sparse, clock=clock)
+    assert next(looks) < 1950
+
+
+@pytest.mark.parametrize("samples", [2, 3, 40])
+def test_few_samples(evolution: Evolution, sparse: Sparse, samples: int) -> None:
+    inputs = [tensor[:samples] for tensor in evolution.inputs]
+    found = recover(
+        evolution.student, sparse, inputs, file_bytes, Progress(), target_bytes=700, max_levels=3
+    )
+    assert file_bytes(found.tensors) <= 700

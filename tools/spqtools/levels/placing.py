@@ -1,0 +1,92 @@
+"""Puts a sparse student on levels: once through the network, then the biases."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from spqtools.evolve.moments import Moments
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Sparse
+from spqtools.evolve.student import Layer
+from spqtools.levels.alternatives import round_to_step
+from spqtools.levels.quantise import quantise_layer
+
+# Steps of the largest bias of a layer, and the growth of the divergence that counts as harm.
+_BIAS_STEPS = (16, 32, 64, 128)
+_BIAS_HARM = 1.01
+# Share of the work that the gradients before the first layer take, roughly.
+_BEGINNING = 0.1
+
+
+def place_levels(
+    evolution: Evolution,
+    student: Sparse,
+    slope: float,
+    max_levels: int,
+    *,
+    may_zero: bool = True,
+    methods: Sequence[str] | None = None,
+    after_layer: Callable[[float], None] = lambda _share: None,
+) -> dict[str, Tensor]:
+    """Return all tensors of a student, the layers' weights on levels.
+
+    Parameters
+    ----------
+    evolution : Evolution
+        The search that the student comes from.
+    student : Sparse
+        The student.
+    slope : float
+        Divergence that one bit may cost.
+    max_levels : int
+        Most levels of a layer besides zero.
+    may_zero : bool
+        Whether a survivor may become zero where that pays.
+    methods : sequence of str, optional
+        Kinds of levels to choose from; all by default.
+    after_layer : Callable[[float], None]
+        Hears of the share of the work that is done.
+    """
+    coupling = evolution.sensing.couplings(student)
+    share = _BEGINNING
+    after_layer(share)
+
+    def revise(
+        layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
+    ) -> dict[str, Tensor]:
+        nonlocal share
+        name = layer.weight
+        levelled, fitted = quantise_layer(
+            layer,
+            moments,
+            student.keep[name],
+            weight,
+            bias,
+            coupling[name],
+            slope,
+            max_levels,
+            may_zero=may_zero,
+            methods=methods,
+        )
+        share += (1 - _BEGINNING) * evolution.work[name]
+        after_layer(share)
+        named = {name: levelled.reshape(student.tensors[name].shape)}
+        if layer.bias is not None and fitted is not None:
+            named[layer.bias] = fitted
+        return named
+
+    return evolution.revise(student, revise)
+
+
+def round_biases(evolution: Evolution, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round the layers' biases to the coarsest step that does no measurable harm."""
+    names = [layer.bias for layer in evolution.layers if layer.bias is not None]
+    exact = evolution.measure(tensors)
+    for steps in _BIAS_STEPS:
+        rounded = dict(tensors)
+        for name in names:
+            rounded[name] = torch.from_numpy(round_to_step(tensors[name].numpy(), steps))
+        if evolution.measure(rounded) <= exact * _BIAS_HARM + 1e-7:
+            return rounded
+    return dict(tensors)

@@ -1,0 +1,287 @@
+"""Few levels for many weights: which weight of a layer takes which."""
+
+from collections.abc import Sequence
+from math import log, log2
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spqtools.evolve.compensation import by_group, with_constant, without_constant
+from spqtools.evolve.moments import Moments
+from spqtools.evolve.student import Layer
+from spqtools.levels.alternatives import Levels, alternatives, assign, codebook_bits, rounded
+from spqtools.levels.descent import descend
+from spqtools.levels.level_image import level_image
+
+# Rounds of assignment and placement, and passes over each row in a round.
+_ROUNDS = 4
+_SWEEPS = 6
+_DAMPING = 1e-2
+# Alternatives that are carried out in a layer of more weights than that; in others, all.
+_TRIED, _MANY_WEIGHTS = 2, 1 << 20
+# Those whose levels have no pattern to keep.
+_MOVING = ("entropy-constrained", "k-means", "ternary")
+# Half a pseudo-count keeps empty rows, columns and levels at a finite price.
+_PSEUDO_COUNT = 0.5
+# What couples rows is learnt from few samples; this share of it is taken for noise.
+_OWN_SHARE = 0.3
+
+
+def quantise_layer(
+    layer: Layer,
+    moments: Moments,
+    keep: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    couplings: Sequence[Tensor],
+    slope: float,
+    max_levels: int,
+    *,
+    may_zero: bool = True,
+    methods: Sequence[str] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return a layer's weights on their levels, and the bias that goes with them.
+
+    The alternatives in `levels` are carried out, in a large layer the two that promise the least
+    error and rate, and the one that has it is returned.
+
+    Two steps take turns. Assignment: each weight moves to the level, or to zero, of the least
+    error and rate on the layer's real inputs while all others are held, so that later weights make
+    up for earlier ones, in their own row and in others (`descend`; coordinate descent as in
+    QuantEase, arXiv 2309.01885, with the rate as a price and a Hessian of two Kronecker factors as
+    in YAQA, arXiv 2505.22988). Placement: all levels move at once to where the error is least,
+    which is a small linear system; levels of a pattern stay where they are. What a level and what a
+    place in the mask cost is measured anew each time. The bias stays free.
+
+    Parameters
+    ----------
+    layer : Layer
+        Geometry.
+    moments : Moments
+        Second moments of its inputs.
+    keep : Tensor of bool, shape (rows, columns)
+        Support.
+    weight, bias : Tensor of float32, Tensor or None
+        Compensated weights.
+    couplings : sequence of Tensor of float32
+        Divergence per product of the changes of two rows' outputs, doubled: a square for each of
+        the layer's blocks.
+    slope : float
+        Divergence that one bit may cost.
+    max_levels : int
+        Most levels besides zero.
+    may_zero : bool
+        Whether a survivor may become zero where that pays.
+    methods : sequence of str, optional
+        The alternatives to choose from; all by default.
+
+    Returns
+    -------
+    tuple of Tensor and Tensor or None
+        Weight of shape (rows, columns) and bias.
+    """
+    if not bool(weight[keep].any()):
+        return torch.zeros_like(weight), bias
+    # The least sensitive rows must not drown in numerical noise.
+    own = torch.cat([block.diagonal() for block in couplings]).double()
+    floor = float(own.mean()) * 1e-6 + 1e-30
+    drawn = [
+        (1.0 - _OWN_SHARE) * block.double() + (_OWN_SHARE * block.diagonal() + floor).diag()
+        for block in couplings
+    ]
+    importance = own + floor
+    task = _Task(layer, moments, drawn, weight, bias, may_zero)
+    curvature = 0.5 * importance[:, None] * task.diagonal[:, : layer.columns].double()
+    curvature = curvature.clamp_min(1e-30)
+    survivors = weight[keep].double().numpy(), curvature[keep].numpy()
+    candidates = alternatives(*survivors, slope, max_levels, may_zero=may_zero)
+    # Where a zero pays better than any level, a method finds none.
+    promises = {
+        name: _promise(*survivors, candidates[name], slope, may_zero)
+        for name in methods or candidates
+        if len(candidates[name].values)
+    }
+    if not promises:
+        return torch.zeros_like(weight), bias
+    named = sorted(promises, key=lambda name: promises[name])
+    named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
+    worth = curvature * weight.double().square()
+    tried = [
+        task.settle(candidates[name], keep, worth, slope, moving=name in _MOVING) for name in named
+    ]
+    _, best = min(tried, key=lambda one: one[0])
+    return without_constant(best, bias)
+
+
+def _promise(
+    weights: NDArray[np.float64],
+    curvature: NDArray[np.float64],
+    levels: Levels,
+    slope: float,
+    may_zero: bool,
+) -> float:
+    """Return error and rate of levels if no weight made up for another, and zeros were free."""
+    chosen = assign(weights, curvature, levels, slope)
+    cost = curvature * (weights - levels.values[chosen]) ** 2 + slope * levels.bits[chosen]
+    if may_zero:
+        cost = np.minimum(cost, curvature * weights**2)
+    return float(cost.sum()) + slope * codebook_bits(levels)
+
+
+class _Task:
+    """The quadratic problem of one layer and the weights that are being put on levels."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        moments: Moments,
+        couplings: Sequence[Tensor],
+        weight: Tensor,
+        bias: Tensor | None,
+        may_zero: bool,
+    ) -> None:
+        self._layer = layer
+        self._may_zero = may_zero
+        self._couplings = couplings
+        self._blocks = layer.blocks()
+        hessian = moments.inputs.clone()
+        diagonal = hessian.diagonal(dim1=1, dim2=2)
+        diagonal.add_(_DAMPING * diagonal.mean(1, keepdim=True) + 1e-30)
+        self._hessian = hessian
+        self.diagonal = diagonal.repeat_interleave(layer.rows // layer.groups, dim=0)
+        self._start = with_constant(weight, bias).contiguous()
+        # The damping pulls towards the weights given, where it has no gradient.
+        plain = self._times(self._start, moments.inputs)
+        image = self._times(self._start, hessian)
+        targets = moments.targets.transpose(1, 2) + (image - plain)
+        self._start_gradient = (image - targets).flatten(0, 1)
+        self._targets = targets.flatten(0, 1)
+
+    def settle(
+        self, levels: Levels, keep: Tensor, worth: Tensor, slope: float, *, moving: bool
+    ) -> tuple[float, Tensor]:
+        """Put the weights on levels; returns error and rate, up to a constant, and the weights.
+
+        `worth` is the error that a zero would make; `moving` levels are placed anew.
+        """
+        self._weights, self._gradient = self._start.clone(), self._start_gradient.clone()
+        mask = keep
+        if self._may_zero:
+            typical = log2(len(levels.values) + 1)
+            for _ in range(_ROUNDS):
+                mask = keep & (worth > slope * (_place_bits(mask) + typical))
+        for round_number in range(_ROUNDS + 1):
+            chosen = self.assign(levels, slope, torch.where(keep, _place_bits(mask), torch.inf))
+            mask = chosen >= 0
+            if round_number == _ROUNDS or not bool(mask.any()):
+                break
+            if moving:
+                levels = self.place(chosen, levels)
+            else:
+                levels = Levels(levels.values, _level_bits(chosen, len(levels.values)).numpy())
+        return self._error() + slope * self._rate(chosen, levels), self._weights
+
+    def _error(self) -> float:
+        """Return the divergence of the present weights, up to a constant."""
+        coupled = self._coupled((self._gradient - self._targets).double())
+        return float(0.5 * (coupled * self._weights).sum())
+
+    def _coupled(self, matrix: Tensor) -> Tensor:
+        """Return the couplings times a matrix of all rows."""
+        pairs = zip(self._couplings, self._blocks, strict=True)
+        return torch.cat([block.to(matrix.dtype) @ matrix[rows] for block, (_, rows) in pairs])
+
+    def _rate(self, chosen: Tensor, levels: Levels) -> float:
+        """Return the bits of mask, levels and codebook."""
+        mask = chosen >= 0
+        if not bool(mask.any()):
+            return 0.0
+        used = torch.bincount(chosen[mask].long(), minlength=len(levels.values))
+        bits = float((used * _level_bits(chosen, len(levels.values))).sum())
+        odds = _place_bits(mask).double() * log(2.0)
+        places = torch.where(mask, F.softplus(odds), F.softplus(-odds)).sum() / log(2.0)
+        return bits + float(places) + codebook_bits(levels)
+
+    def assign(self, levels: Levels, slope: float, place_bits: Tensor) -> Tensor:
+        """Move all weights to levels; returns the level of each, -1 for zero."""
+        chosen = torch.empty(self._layer.rows, self._layer.columns, dtype=torch.int16)
+        costs = (slope * place_bits).float().numpy()
+
+        for coupling, (group, rows) in zip(self._couplings, self._blocks, strict=True):
+            descend(
+                self._hessian[group].numpy(),
+                coupling.numpy(),
+                levels.values.astype(np.float32),
+                slope * levels.bits,
+                costs[rows],
+                self._may_zero,
+                _SWEEPS,
+                self._weights[rows].numpy(),
+                self._gradient[rows].numpy(),
+                chosen[rows].numpy(),
+                np.empty(len(coupling)),
+                np.empty(len(coupling), dtype=np.float32),
+            )
+        return chosen
+
+    def place(self, chosen: Tensor, levels: Levels) -> Levels:
+        """Move all levels to where the error is least, given who is on which."""
+        count, columns = len(levels.values), self._layer.columns
+        places = (chosen >= 0).nonzero(as_tuple=True)
+        owners = chosen[places].numpy()
+        used = np.flatnonzero(np.bincount(owners, minlength=count))
+
+        def by_level(matrix: Tensor) -> NDArray[np.float64]:
+            """Return the sum of what the coupling makes of a matrix, over the places of a level."""
+            values = self._coupled(matrix)[places].double().numpy()
+            sums = np.bincount(owners, weights=values).astype(np.float64, copy=False)
+            return sums[used]
+
+        free = by_group(self._layer, self._weights[:, columns:])
+        wanted = self._targets - (free @ self._hessian[:, columns:]).flatten(0, 1)
+        right = by_level(wanted)
+        matrix = np.stack([by_level(self._image(chosen, int(level))) for level in used])
+        matrix = (matrix + matrix.T) / 2
+        ridge = 1e-6 * matrix.diagonal().mean() + 1e-30
+        matrix[np.diag_indices_from(matrix)] += ridge
+        values = np.linalg.solve(matrix, right + ridge * levels.values[used])
+        return rounded(values, _level_bits(chosen, count).numpy()[used])
+
+    def _image(self, chosen: Tensor, level: int) -> Tensor:
+        """Return the places of a level times the Hessian."""
+        image = torch.empty_like(self._weights)
+        for group, rows in self._blocks:
+            hessian = self._hessian[group].numpy()
+            level_image(hessian, chosen[rows].numpy(), level, image[rows].numpy())
+        return image
+
+    def _times(self, matrix: Tensor, hessian: Tensor) -> Tensor:
+        return by_group(self._layer, matrix) @ hessian
+
+
+def _place_bits(mask: Tensor) -> Tensor:
+    """Return what a non-zero weight costs more than a zero at each place of a mask, in bits.
+
+    The coder's density classes are foreseen by the densities of row and column, whose odds
+    multiply. Unlike in `rate`, lines are drawn to even odds: a layer that is still full has to get
+    its first zeros at all.
+    """
+    ones = mask.double()
+    logit_row = _logit(ones.sum(1), mask.shape[1])
+    logit_column = _logit(ones.sum(0), mask.shape[0])
+    logit: Tensor = logit_row[:, None] + logit_column[None, :] - _logit(ones.sum(), mask.numel())
+    return (-logit / log(2.0)).float()
+
+
+def _level_bits(chosen: Tensor, count: int) -> Tensor:
+    """Return the ideal code length of each level, float64, shape (count,)."""
+    counts = torch.bincount(chosen[chosen >= 0].long(), minlength=count).double()
+    return -((counts + _PSEUDO_COUNT) / (counts.sum() + 1.0)).log2()
+
+
+def _logit(count: Tensor, total: int) -> Tensor:
+    share = (count + _PSEUDO_COUNT) / (total + 2 * _PSEUDO_COUNT)
+    return torch.logit(share)

@@ -1,0 +1,26 @@
+"""Arrays and tensors as bytes, and which of them share their memory."""
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def memory_of(name: str, value: NDArray[Any] | Tensor) -> object:
+    """Return what two tensors have in common that share their memory; of an empty one its name."""
+    if isinstance(value, Tensor):
+        if not value.numel():
+            return name
+        return value.data_ptr(), value.shape, value.stride(), value.dtype
+    if not value.size:
+        return name
+    return value.__array_interface__["data"][0], value.shape, value.strides, value.dtype
+
+
+def bits_of(value: NDArray[Any] | Tensor) -> bytes:
+    """Return the elements as bytes in row-major order; NumPy has no bfloat16, PyTorch has."""
+    if isinstance(value, Tensor):
+        # A tensor without dimensions cannot be viewed as narrower elements.
+        return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return value.tobytes()

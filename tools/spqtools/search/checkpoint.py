@@ -1,0 +1,131 @@
+"""Where an interrupted search leaves its state: written whole, read back or refused."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import spq
+from spqformat import Reason, SpqError
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Begun, Sparse
+from spqtools.memory import bits_of
+from spqtools.search.goal import Options, Trial
+
+_FORMAT = "5"
+# The part that the student of a cycle on its way plays.
+_BEGUN = "begun"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A search between two cycles, or between two layers of one.
+
+    Parameters
+    ----------
+    trials : list of Trial
+        What was tried, in order.
+    evaluations : int
+        Candidates that were assessed.
+    students : dict of str to Sparse
+        Those that the search goes on with, by the part that they play.
+    begun : Begun, optional
+        The cycle that was on its way.
+    """
+
+    trials: list[Trial]
+    evaluations: int
+    students: dict[str, Sparse]
+    begun: Begun | None = None
+
+
+def search_digest(evolution: Evolution, options: Options) -> str:
+    """Return what tells a search from every other: options, weights and inputs."""
+    digest = hashlib.sha256(json.dumps([_FORMAT, options.described()]).encode())
+    for name in sorted(evolution.teacher):
+        digest.update(name.encode())
+        digest.update(bits_of(evolution.teacher[name]))
+    for tensor in evolution.inputs:
+        digest.update(bits_of(tensor))
+    return digest.hexdigest()
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
+    """Write a checkpoint in one step.
+
+    Parameters
+    ----------
+    path : Path
+        File to create or replace.
+    checkpoint : Checkpoint
+        State of the search.
+    digest : str
+        What tells the search from others.
+    """
+    tensors: dict[str, Tensor] = {}
+    students, begun = dict(checkpoint.students), checkpoint.begun
+    if begun is not None:
+        students[_BEGUN] = begun.student
+    for role, student in students.items():
+        tensors |= {f"{role}/tensor/{name}": value for name, value in student.tensors.items()}
+        tensors |= {f"{role}/keep/{name}": value for name, value in student.keep.items()}
+    search = {
+        "trials": [[trial.density, trial.beyond] for trial in checkpoint.trials],
+        "evaluations": checkpoint.evaluations,
+        "students": {
+            role: [student.tilt, student.price, student.credit]
+            for role, student in students.items()
+        },
+        "goals": {} if begun is None else begun.goals,
+    }
+    spq.save(tensors, path, metadata={"digest": digest, "search": json.dumps(search)})
+
+
+def read_checkpoint(path: Path, digest: str) -> Checkpoint:
+    """Read what `write_checkpoint` wrote for the same search.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    digest : str
+        What tells the search from others.
+
+    Raises
+    ------
+    SpqError
+        `bad_checkpoint` when the file is damaged or belongs to another search.
+    """
+    try:
+        with spq.open(path) as archive:
+            metadata = archive.metadata
+            archive.verify()
+            tensors = archive.tensors()
+            tensors.update({tied: tensors[name] for tied, name in archive.aliases.items()})
+    except SpqError as error:
+        raise SpqError(
+            Reason.BAD_CHECKPOINT,
+            f"{path} is damaged ({error.code}); delete it or leave out --resume",
+        ) from error
+    if metadata.get("digest") != digest:
+        raise SpqError(
+            Reason.BAD_CHECKPOINT,
+            f"{path} belongs to another search; delete it or leave out --resume",
+        )
+    saved = json.loads(metadata["search"])
+    groups: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for key, array in tensors.items():
+        owner, kind, name = key.split("/", 2)
+        groups.setdefault(owner, {}).setdefault(kind, {})[name] = torch.from_numpy(array)
+    students = {
+        role: Sparse(groups[role]["tensor"], groups[role].get("keep", {}), *traits)
+        for role, traits in saved["students"].items()
+    }
+    begun = None
+    if _BEGUN in students:
+        begun = Begun(students.pop(_BEGUN), saved["goals"], saved["evaluations"])
+    trials = [Trial(*trial) for trial in saved["trials"]]
+    return Checkpoint(trials, saved["evaluations"], students, begun)

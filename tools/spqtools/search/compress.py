@@ -1,0 +1,365 @@
+"""From a teacher to a few levels and many zeros: the outer search."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from spqformat import Reason, SpqError
+from spqtools.errors import first_line
+from spqtools.evolve.effort import EFFORTS
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Begun, Sparse
+from spqtools.levels.placing import round_biases
+from spqtools.progress import Progress, Tick
+from spqtools.reading.calibration import Calibration
+from spqtools.search.allocator import keep_freed_memory
+from spqtools.search.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
+from spqtools.search.deadline import Deadline, TimeUp
+from spqtools.search.fitness import named_fitness
+from spqtools.search.goal import Goal, Options, Point, Trial, next_density, planned_cycles
+from spqtools.search.landing import MOST_PLACINGS, TICKS, Found, Landing, OnPoint, Rung, by_share
+from spqtools.search.outcome import Compressed, FileBytes, no_such_file
+from spqtools.training.recover import recover
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student is trained on after the search.
+
+    Parameters
+    ----------
+    inputs : sequence of Tensor
+        Inputs of the network without answers.
+    seconds : float
+        Wall time for the training.
+    """
+
+    inputs: Sequence[Tensor]
+    seconds: float
+
+
+_THREADS = 2
+# Least time from one checkpoint to the next within a cycle.
+_SAVING_SECONDS = 20.0
+# A pruned student under this share of the budget is not quantised before the search goes on.
+_TRUSTED_SHARE = 0.25
+# No survivor costs less than this in any file, so larger students need not be encoded.
+_LEAST_BITS_PER_SURVIVOR = 2.0
+# A student that would fit at so many bits for each survivor can leave the rest to training, which
+# wins back what levels cost but zeroes worse than evolution and compensation do.
+_MOST_BITS_PER_SURVIVOR = 6.0
+_RECOVERED_BITS = 3
+# Share of the time that is left to the search where training follows.
+_SEARCHING = 0.5
+# Takes as many digits in a file as any.
+_LONG_DIVERGENCE = 1.234e-100
+
+
+def compress(
+    graph: fx.GraphModule,
+    calibration: Calibration,
+    options: Options,
+    goal: Goal,
+    progress: Progress,
+    file_bytes: FileBytes,
+    *,
+    checkpoint: Path | None = None,
+    on_point: OnPoint | None = None,
+    deadline: Deadline | None = None,
+    lessons: Lessons | None = None,
+) -> Compressed:
+    """Evolve, quantise and measure until the goal is reached.
+
+    Parameters
+    ----------
+    graph : fx.GraphModule
+        Teacher as a graph of ATen calls with ``get_attr`` parameters; it is not changed.
+    calibration : Calibration
+        Inputs, the last quarter held out; labels are needed for `max_drop` alone.
+    options : Options
+        Bits, effort, seed, and the sparsity if that is the goal.
+    goal : Goal
+        What the options want otherwise.
+    progress : Progress
+        Hears of the cycles.
+    file_bytes : callable
+        Size of the file that a state becomes.
+    checkpoint : Path, optional
+        Where the search leaves its state after each cycle and, in long ones, on the way; if the
+        file exists, the search goes on from it and ends with the same result.
+    on_point : callable, optional
+        Hears of every student on levels; with it, each cycle's student is put on levels, and
+        further ones beyond the goal. The result is the same.
+    deadline : Deadline, optional
+        When to stop, with the best that there is.
+    lessons : Lessons, optional
+        What the student is trained on when the search has made it about as sparse as it can be
+        without; needed when the options say that it recovers.
+
+    Returns
+    -------
+    Compressed
+        Reproducible for equal inputs and seed on one machine unless time ends the search: it runs
+        on two threads whatever the process was set to.
+
+    Raises
+    ------
+    SpqError
+        `bad_calibration` when the network refuses the inputs or labels are missing,
+        `unsupported_model` when it has no layer to compress, `goal_not_reached`,
+        `bad_checkpoint`.
+    """
+    keep_freed_memory()
+    with _fixed_threads():
+        evolution = _start(graph, calibration, options)
+        deadline = deadline or Deadline()
+        searching = deadline if lessons is None else deadline.sooner(_SEARCHING)
+        landing = Landing(evolution, calibration, options, goal, file_bytes, on_point, searching)
+        search = _Search(evolution, options, goal, landing, searching)
+        if checkpoint is not None and checkpoint.exists():
+            search.restore(checkpoint)
+        cycles = planned_cycles(options.sparsity, EFFORTS[options.effort])
+        with progress.stage("evolve", cycles * TICKS, search.done) as tick:
+            search.run(checkpoint, tick)
+        if lessons is not None:
+            seconds = min(lessons.seconds, deadline.left)
+            return search.recovered(lessons.inputs, seconds, progress)
+        placings = 1 if options.sparsity is not None else MOST_PLACINGS
+        with progress.stage("place levels", placings * TICKS) as tick:
+            return search.result(tick)
+
+
+class _Search:
+    """The outer loop: students on either side of the goal, nearer and nearer to it."""
+
+    def __init__(
+        self,
+        evolution: Evolution,
+        options: Options,
+        goal: Goal,
+        landing: Landing,
+        deadline: Deadline,
+    ) -> None:
+        self._evolution = evolution
+        self._options = options
+        self._goal = goal
+        self._deadline = deadline
+        self._landing = landing
+        self._digest = search_digest(evolution, options)
+        self._trials: list[Trial] = []
+        self._before = Rung(evolution.start())
+        self._beyond: Rung | None = None
+        self._begun: Begun | None = None
+
+    @property
+    def done(self) -> int:
+        """Ticks of the cycles that a checkpoint has brought."""
+        return TICKS * len(self._trials) + int(TICKS * self._begun_share)
+
+    @property
+    def _begun_share(self) -> float:
+        return 0.0 if self._begun is None else self._evolution.share_done(self._begun)
+
+    def run(self, checkpoint: Path | None, tick: Tick) -> None:
+        """Try densities until the goal lies between two of them."""
+        self._refuse_hopeless_size()
+        effort = EFFORTS[self._options.effort]
+        while (density := next_density(self._trials, self._options.sparsity, effort)) is not None:
+            try:
+                self._deadline.check("cycle", "quantise")
+                with self._deadline.timing("cycle"):
+                    rung = Rung(self._cycle(density, checkpoint, tick))
+            except TimeUp:
+                self._landing.is_cut = True
+                return
+            if self._answers(rung):
+                trial = self._judge(rung, density)
+                if trial.beyond:
+                    self._beyond = rung
+                else:
+                    self._before = rung
+            else:
+                trial = Trial(density, beyond=True)
+            self._trials.append(trial)
+            if checkpoint is not None:
+                self._save(checkpoint)
+            if trial.beyond and self._options.recovers:
+                return
+
+    def _cycle(self, density: float, checkpoint: Path | None, tick: Tick) -> Sparse:
+        """Run a cycle; look at the time before each layer, and leave the state on the way."""
+        evolution, begun = self._evolution, self._begun
+        saved, advance = time.monotonic(), by_share(tick, self._begun_share)
+
+        def hear(reached: Begun, share: float) -> None:
+            nonlocal begun, saved
+            begun = reached
+            if checkpoint is not None and time.monotonic() - saved >= _SAVING_SECONDS:
+                self._save(checkpoint, begun)
+                saved = time.monotonic()
+            advance(share)
+
+        evolution.before_layer = lambda: self._deadline.check("quantise")
+        evolution.after_layer = hear
+        try:
+            student = evolution.cycle(self._before.student, density, len(self._trials), begun)
+        except (KeyboardInterrupt, TimeUp):
+            if checkpoint is not None and begun is not None:
+                self._save(checkpoint, begun)
+            raise
+        finally:
+            evolution.before_layer = lambda: None
+            evolution.after_layer = lambda _begun, _share: None
+        self._begun = None
+        advance(1.0)
+        return student
+
+    def recovered(self, inputs: Sequence[Tensor], seconds: float, progress: Progress) -> Compressed:
+        """Train the student down to the goal."""
+
+        def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+            return self._landing.bytes_of(tensors, _LONG_DIVERGENCE)
+
+        options = self._options
+        found = recover(
+            self._evolution.student,
+            self._before.student,
+            inputs,
+            file_bytes,
+            progress,
+            target_bytes=self._goal.target_bytes,
+            max_levels=(1 << (options.bits or _RECOVERED_BITS)) - 1,
+            seconds=seconds,
+            seed=options.seed,
+            fitness=self._evolution.fitness,
+        )
+        divergence = self._evolution.measure(found.tensors)
+        point = Point(0.0, file_bytes(found.tensors), divergence, None)
+        missed = self._goal.miss(point)
+        if missed is not None and not (found.is_cut and isfinite(divergence)):
+            raise no_such_file(self._goal.target_bytes or 0)
+        compressed = self._landing.compressed(Found(found.tensors, point), missed)
+        return replace(compressed, is_hurried=found.is_cut)
+
+    def result(self, tick: Tick) -> Compressed:
+        """Put the students on either side of the goal on levels that hit it; return the best."""
+        landing = self._landing
+        best = landing.best(self._before, self._beyond, tick)
+        missed = self._goal.miss(best.point)
+        if missed is not None and not (landing.is_cut and isfinite(best.point.divergence)):
+            raise SpqError(
+                Reason.GOAL_NOT_REACHED,
+                f"the best file found has {missed}; allow more, or try --effort max",
+            )
+        landing.go_onwards(self._beyond or self._before)
+        return landing.compressed(best, missed)
+
+    def restore(self, path: Path) -> None:
+        """Go back to where a checkpoint of the same search was written."""
+        saved = read_checkpoint(path, self._digest)
+        self._trials = saved.trials
+        self._evolution.evaluations = saved.evaluations
+        self._before = Rung(saved.students["before"])
+        if "beyond" in saved.students:
+            self._beyond = Rung(saved.students["beyond"])
+        self._begun = saved.begun
+
+    def _save(self, path: Path, begun: Begun | None = None) -> None:
+        """Leave what `restore` needs."""
+        students = {"before": self._before.student}
+        if self._beyond is not None:
+            students["beyond"] = self._beyond.student
+        evaluations = (begun or self._evolution).evaluations
+        checkpoint = Checkpoint(self._trials, evaluations, students, begun)
+        write_checkpoint(path, checkpoint, self._digest)
+
+    def _refuse_hopeless_size(self) -> None:
+        """Refuse a size that even a student of zeros does not fit."""
+        target = self._goal.target_bytes
+        if target is None:
+            return
+        weights = {layer.weight for layer in self._evolution.layers}
+        empty = {
+            name: torch.zeros_like(tensor) if name in weights else tensor
+            for name, tensor in self._evolution.teacher.items()
+        }
+        if self._landing.bytes_of(round_biases(self._evolution, empty), None) > target:
+            raise no_such_file(target)
+
+    def _answers(self, rung: Rung) -> bool:
+        """Tell whether a student's answers are numbers; without them it cannot be put on levels."""
+        if isfinite(self._evolution.measure(rung.student.tensors)):
+            return True
+        if self._options.sparsity is not None:
+            raise SpqError(
+                Reason.GOAL_NOT_REACHED,
+                "with so many zeros the network's answers are no finite numbers; ask for fewer",
+            )
+        return False
+
+    def _judge(self, rung: Rung, density: float) -> Trial:
+        """Tell on which side of the goal a student lies; on levels where its zeros do not tell."""
+        goal, student = self._goal, rung.student
+        if self._options.recovers and self._options.sparsity is None:
+            kept = sum(int(mask.sum()) for mask in student.keep.values())
+            fits = kept * _MOST_BITS_PER_SURVIVOR <= 8 * (goal.target_bytes or 0)
+            return Trial(density, beyond=fits)
+        if self._landing.shows_points:
+            self._landing.own(rung)
+        if self._options.sparsity is not None:
+            return Trial(density, beyond=False)
+        if goal.target_bytes is not None:
+            kept = sum(int(mask.sum()) for mask in student.keep.values())
+            if kept * _LEAST_BITS_PER_SURVIVOR / 8 > goal.target_bytes:
+                return Trial(density, beyond=False)
+            return Trial(density, beyond=goal.share(self._landing.own(rung).point) <= 1.0)
+        if goal.max_divergence is not None:
+            share = self._evolution.measure(student.tensors) / goal.max_divergence
+            if not _TRUSTED_SHARE < share <= 1.0:
+                return Trial(density, beyond=share > 1.0)
+        return Trial(density, beyond=goal.share(self._landing.own(rung).point) > 1.0)
+
+
+def _start(graph: fx.GraphModule, calibration: Calibration, options: Options) -> Evolution:
+    """Run the teacher once and refuse what cannot be searched."""
+    fitness = None if options.fitness is None else named_fitness(options.fitness)
+    effort = EFFORTS[options.effort]
+    try:
+        evolution = Evolution(graph, calibration.inputs, options.seed, effort, fitness=fitness)
+    except SpqError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise SpqError(
+            Reason.BAD_CALIBRATION,
+            f"the network does not run on the calibration inputs ({first_line(error)}); "
+            "check their number, shape and type",
+        ) from error
+    if not isfinite(evolution.measure(evolution.teacher)):
+        raise SpqError(
+            Reason.BAD_CALIBRATION,
+            "the network's own answers to the calibration inputs are not all finite numbers; "
+            "check the inputs",
+        )
+    if not evolution.layers:
+        raise SpqError(
+            Reason.UNSUPPORTED_MODEL,
+            "the network has no linear or convolutional layer to compress; leave out --calib",
+        )
+    return evolution
+
+
+@contextmanager
+def _fixed_threads() -> Iterator[None]:
+    """Run on a fixed number of threads: sums of floats depend on how they are split."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

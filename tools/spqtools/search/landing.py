@@ -1,0 +1,284 @@
+"""Puts pruned students on levels, at prices of a bit that come nearer and nearer to the goal."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from spqformat import Reason, SpqError
+from spqtools.evolve.search import Evolution
+from spqtools.evolve.sparse import Sparse
+from spqtools.levels.placing import place_levels, round_biases
+from spqtools.progress import Tick
+from spqtools.reading.calibration import Calibration
+from spqtools.search.deadline import Deadline
+from spqtools.search.goal import Goal, Options, Point
+from spqtools.search.next_slope import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, next_slope
+from spqtools.search.outcome import Compressed, FileBytes, State
+
+OnPoint = Callable[[Compressed, float | None], None]
+"""Hears of each student on levels, and of the points of accuracy that it loses."""
+
+# Ticks of putting a student on levels once, and how often that may happen.
+TICKS = 100
+MOST_PLACINGS = 3 * (PASSES + 1)
+_AUTO_BITS = 5
+# The kind of levels that suits all layers.
+_ONE_KIND = ("entropy-constrained",)
+# Prices, in units of the last student's own, that carry the frontier on beyond the goal.
+_ONWARDS = (2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A student on levels and what it measures.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        All tensors of the network.
+    point : Point
+        What is measured.
+    """
+
+    tensors: dict[str, Tensor]
+    point: Point
+
+
+@dataclass
+class Rung:
+    """A student and, once it was put on levels at its own price, what came of it.
+
+    Parameters
+    ----------
+    student : Sparse
+        The student, not yet on levels.
+    found : Found or None
+        The student on levels.
+    """
+
+    student: Sparse
+    found: Found | None = None
+
+
+class Landing:
+    """Puts students on levels and measures the files that they would become.
+
+    Parameters
+    ----------
+    evolution : Evolution
+        The search that the students come from.
+    calibration : Calibration
+        Its labels, where there are some, tell the accuracy.
+    options : Options
+        Bits, and whether the goal is a sparsity.
+    goal : Goal
+        What is to be hit.
+    file_bytes : callable
+        Size of the file that a state becomes.
+    on_point : callable or None
+        Hears of every student on levels.
+    deadline : Deadline
+        When to stop.
+
+    Raises
+    ------
+    SpqError
+        `bad_calibration` when the goal is an accuracy that cannot be told.
+    """
+
+    def __init__(
+        self,
+        evolution: Evolution,
+        calibration: Calibration,
+        options: Options,
+        goal: Goal,
+        file_bytes: FileBytes,
+        on_point: OnPoint | None,
+        deadline: Deadline,
+    ) -> None:
+        self._evolution = evolution
+        self._options = options
+        self._goal = goal
+        self._file_bytes = file_bytes
+        self._on_point = on_point
+        self._deadline = deadline
+        self._kind = evolution.divergence.description
+        self._labels = calibration.labels
+        self._teacher_hits = self._hits(evolution.teacher)
+        self.is_cut = False
+        if options.max_drop is not None and self._teacher_hits is None:
+            raise SpqError(
+                Reason.BAD_CALIBRATION,
+                "accuracy needs labels 'y' in the calibration file and a classifier; "
+                "use --max-divergence instead",
+            )
+
+    @property
+    def shows_points(self) -> bool:
+        """Whether anybody hears of students on levels."""
+        return self._on_point is not None
+
+    def best(self, before: Rung, beyond: Rung | None, tick: Tick) -> Found:
+        """Put the students on either side of the goal on levels that hit it; return the best."""
+        own = (beyond or before).student.slope / 2
+        best, rung = self._land(before, own, tick), before
+        if beyond is not None and self._is_worth_landing(beyond):
+            other = self._land(beyond, own, tick)
+            if self._better(best, other) is other:
+                best, rung = other, beyond
+        if self._goal.is_size and self._goal.rank(best.point)[0] and not self.is_cut:
+            best = self._better(best, self._land(rung, own, tick, best.point.slope))
+        return best
+
+    def own(self, rung: Rung, tick: Tick | None = None) -> Found:
+        """Put a student on levels at its own price, once."""
+        if rung.found is None:
+            rung.found = self._put(rung.student, rung.student.slope, tick)
+        elif tick is not None:
+            tick(TICKS)
+        return rung.found
+
+    def go_onwards(self, rung: Rung) -> None:
+        """Let the frontier end beyond the goal."""
+        if not self.shows_points or self._options.sparsity is not None:
+            return
+        for factor in _ONWARDS:
+            if self._deadline.allows("quantise"):
+                self._put(rung.student, factor * rung.student.slope)
+
+    def bytes_of(self, tensors: Mapping[str, Tensor], divergence: float | None) -> int:
+        """Return the size of the file that tensors become."""
+        return self._file_bytes(_as_state(tensors), divergence, self._kind)
+
+    def compressed(self, found: Found, missed: str | None = None) -> Compressed:
+        """Return what leaves the search."""
+        return Compressed(
+            _as_state(found.tensors),
+            found.point.divergence,
+            self._kind,
+            self._evolution.evaluations,
+            is_cut=self.is_cut,
+            missed=missed,
+        )
+
+    def _is_worth_landing(self, rung: Rung) -> bool:
+        """Tell whether levels can bring a student back that lies beyond the goal."""
+        limit = self._goal.max_divergence
+        return limit is None or self._evolution.measure(rung.student.tensors) <= limit
+
+    def _land(self, rung: Rung, least: float, tick: Tick, start: float | None = None) -> Found:
+        """Put a student on levels at prices that come nearer to the goal; return the best.
+
+        The teacher and students with weights to spare have a price of about nothing; theirs counts
+        as `least`. Where a layer takes another kind of levels, the size jumps. If a first landing
+        has ended beside such a jump, a price to `start` with says that one kind is to serve all
+        layers.
+        """
+        goal, methods = self._goal, None if start is None else _ONE_KIND
+        if start is None:
+            best = self.own(rung, tick)
+        else:
+            best = self._put(rung.student, start, tick, methods)
+        if self._options.sparsity is not None:
+            return best
+        tried = [(best.point.slope, goal.share(best.point))]
+        elasticity = SIZE_ELASTICITY if goal.is_size else DIVERGENCE_ELASTICITY
+        own = max(rung.student.slope, least)
+        while (slope := next_slope(tried, own, elasticity)) is not None:
+            if not self._deadline.allows("quantise"):
+                self.is_cut = True
+                break
+            found = self._put(rung.student, slope, tick, methods)
+            tried.append((slope, goal.share(found.point)))
+            best = self._better(best, found)
+        return best
+
+    def _better(self, one: Found, other: Found) -> Found:
+        return min(one, other, key=lambda found: self._goal.rank(found.point))
+
+    def _put(
+        self,
+        student: Sparse,
+        slope: float,
+        tick: Tick | None = None,
+        methods: Sequence[str] | None = None,
+    ) -> Found:
+        """Put a student on levels, of all kinds by default, and measure it."""
+        with self._deadline.timing("quantise"):
+            tensors = self._on_levels(student, slope, tick, methods)
+            hits, before = self._hits(tensors), self._teacher_hits
+            divergence = self._evolution.measure(tensors)
+            point = Point(
+                slope,
+                self.bytes_of(tensors, divergence),
+                divergence,
+                None if hits is None or before is None else before - hits,
+            )
+        found = Found(tensors, point)
+        if self._on_point is not None and isfinite(divergence):
+            self._on_point(self.compressed(found), point.drop)
+        return found
+
+    def _on_levels(
+        self,
+        student: Sparse,
+        slope: float,
+        tick: Tick | None,
+        methods: Sequence[str] | None,
+    ) -> dict[str, Tensor]:
+        """Put the survivors on levels and round the biases."""
+        evolution, options = self._evolution, self._options
+        advance = by_share(tick or _silent)
+        tensors = place_levels(
+            evolution,
+            student,
+            slope,
+            (1 << (options.bits or _AUTO_BITS)) - 1,
+            may_zero=options.sparsity is None,
+            methods=methods,
+            after_layer=advance,
+        )
+        advance(1.0)
+        return round_biases(evolution, tensors)
+
+    def _hits(self, tensors: Mapping[str, Tensor]) -> float | None:
+        """Return the per cent of right answers on the held-out samples, where they can be told."""
+        if self._labels is None:
+            return None
+        outputs = self._evolution.held_out.outputs(tensors)
+        predictions = self._evolution.held_out_divergence.predictions(outputs)
+        if predictions is None:
+            return None
+        right = predictions == self._labels[-len(predictions) :]
+        return 100.0 * float(right.double().mean())
+
+
+def by_share(tick: Tick, begun: float = 0.0) -> Callable[[float], None]:
+    """Return what advances a stage by `TICKS`, told the share of a piece of work that is done.
+
+    A share of it, `begun`, may be behind us.
+    """
+    done = int(TICKS * begun)
+
+    def advance(share: float) -> None:
+        nonlocal done
+        before, done = done, int(TICKS * share)
+        tick(done - before)
+
+    return advance
+
+
+def _silent(steps: int = 1, /) -> None:
+    """Tell nobody."""
+
+
+def _as_state(tensors: Mapping[str, Tensor]) -> State:
+    """Return tensors as arrays, without bfloat16 ones: NumPy lacks them, no search changes them."""
+    return {
+        name: tensor.detach().numpy()
+        for name, tensor in tensors.items()
+        if tensor.dtype is not torch.bfloat16
+    }
