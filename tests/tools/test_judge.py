@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 
 import spq
 from spqformat import Reason, SpqError
+from spqtools.content import check_exact
 from spqtools.judge import accuracy_of_packed, check_runtimes_agree
-from spqtools.pack import check_exact
 from spqtools.reading.calibration import Calibration
 from spqtools.reading.ingest import Source
 from spqtools.reading.programs import Programs, trace, write_programs

@@ -95,7 +95,7 @@ def test_missing_model(pack: Refused, tmp_path: Path) -> None:
 
 def test_empty_model(pack: Refused, tmp_path: Path) -> None:
     (tmp_path / "model.pt").touch()
-    assert "is empty [bad_model]" in pack(model=tmp_path / "model.pt")
+    assert "is empty; save or fetch it again [bad_model]" in pack(model=tmp_path / "model.pt")
 
 
 def test_whole_module(pack: Refused, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_size_out_of_reach_without_data(
 ) -> None:
     output = tmp_path / "out.spq"
     words = ("pack", trained_network.model, "--target-size", "100", "-o", output)
-    assert "[goal_not_reached]" in refused(*words, notes=1)
+    assert "[goal_not_reached]" in refused(*words, notes=2)
 
 
 # Checkpoints

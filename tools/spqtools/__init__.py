@@ -1,7 +1,7 @@
 """The compressor and the `spq` command.
 
 `cli`           the command line, and in `parameters` what its words mean
-`pack`          the way from a trained network to a packed file
+`pack`          the way from a trained network to a packed file, and in `content` what that holds
 `reading`       what comes in
 `search`        how sparse, and at which price of a bit, until the goal is hit
 `evolve`        which weights are zeroed

@@ -1,36 +1,26 @@
 """The way from a trained network to a packed file: read, search, encode, check, write, report."""
 
-import io
-import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.export import ExportedProgram
 
-import spq
-from spq import onnx_graph
-from spqformat import Reason, SpqError, __version__
+from spqformat import Reason, SpqError
 from spqformat.atomic import write_atomically
-from spqtools.evolve.divergence import GIVEN_FITNESS, KL_DIVERGENCE, SQUARED_ERROR
+from spqtools.content import Content, check_exact, read_parts
 from spqtools.inspection import inspect_file
 from spqtools.judge import accuracy_of_packed, check_runtimes_agree
-from spqtools.memory import bits_of, memory_of
 from spqtools.progress import Progress
 from spqtools.reading import preprocess
 from spqtools.reading.calibration import Calibration, read_calibration
 from spqtools.reading.ingest import Source, ingest
 from spqtools.reading.preprocess import Preprocess
-from spqtools.reading.programs import Programs, trace, write_programs
+from spqtools.reading.programs import trace
 from spqtools.reading.teacher import Teacher, find_teacher
 from spqtools.reading.unlabelled import read_unlabelled
 from spqtools.report import Report
@@ -41,13 +31,6 @@ from spqtools.search.goal import Options
 from spqtools.search.outcome import Compressed
 from spqtools.search.weights_only import compress_weights
 from spqtools.training.recover import DEFAULT_SECONDS
-
-State = Mapping[str, NDArray[Any] | Tensor]
-Found = Mapping[str, NDArray[Any]]
-
-_UNITS = {KL_DIVERGENCE: "nats", SQUARED_ERROR: "of variance", GIVEN_FITNESS: "by --fitness"}
-# The beginning of a SHA-256 that tells files apart as surely as the whole.
-_DIGEST_DIGITS = 32
 
 
 @dataclass(frozen=True)
@@ -128,12 +111,8 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
     """
     started = time.monotonic()
     deadline = Deadline(request.time_limit)
-    _check_writable(request.output)
-    if request.frontier is not None:
-        _check_writable(request.frontier)
-    _check_preprocess(request)
     checkpoint = checkpoint_path(request.output)
-    _check_checkpoint(checkpoint, resumes=request.resumes)
+    _check_request(request, checkpoint)
     with progress.stage("read"):
         source = ingest(request.model, request.arch)
         calibration = None
@@ -144,8 +123,9 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
     with progress.stage("trace"):
         inputs = None if calibration is None else calibration.inputs
         traced = trace(source, inputs)
-        tensors, programs = _parts(source, traced, stores_program=request.stores_program)
+        tensors, programs = read_parts(source, traced, stores_program=request.stores_program)
         teacher = None if inputs is None else find_teacher(source, traced, inputs)
+    content = Content(source, tensors, programs, teacher, request.options)
     notes = [*_notes(source, teacher, calibration), *programs.notes]
     if lessons is not None:
         if teacher is None:
@@ -153,44 +133,16 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         notes.append(f"trained on {lessons.inputs[0].shape[0]:,} inputs without labels")
     for note in notes:
         progress.note(note)
-
-    def stored(found: Found) -> State:
-        return _merge(tensors, found if teacher is None else teacher.restore(found))
-
-    def encode(found: Found, divergence: float | None, kind: str) -> bytes:
-        stream = io.BytesIO()
-        metadata = _provenance(source, request.options, divergence, kind)
-        spq.save(stored(found), stream, metadata=metadata, programs=programs.stored)
-        return stream.getvalue()
-
-    def file_bytes(found: Found, divergence: float | None, kind: str) -> int:
-        return len(encode(found, divergence, kind))
-
-    goal = request.options.goal(_float_bytes(tensors))
-    frontier = None
-    if request.frontier is not None:
-        if teacher is None:
-            raise SpqError(
-                Reason.BAD_ARGUMENT,
-                "a frontier needs calibration inputs and a network to run them on; "
-                "pass --calib, and --arch for a state dict",
-            )
-        facts = _provenance(source, request.options, None, "")
-        frontier = Frontier(request.frontier, facts, resumes=request.resumes)
-
-    def keep(found: Compressed, drop: float | None) -> None:
-        assert frontier is not None
-        assert found.divergence is not None
-        packed = encode(found.state, found.divergence, found.divergence_kind)
-        check_exact(packed, stored(found.state))
-        frontier.add(packed, inspect_file(packed), found.divergence, drop)
-
+    frontier = None if request.frontier is None else _open_frontier(request, content)
     if not request.resumes:
         checkpoint.unlink(missing_ok=True)
+    goal = request.options.goal(content.float_bytes)
     with _forgotten_when_out_of_reach(checkpoint):
         if teacher is None or calibration is None:
             arrays = {name: one for name, one in tensors.items() if isinstance(one, np.ndarray)}
-            compressed = compress_weights(arrays, request.options, goal, progress, file_bytes)
+            compressed = compress_weights(
+                arrays, request.options, goal, progress, content.file_bytes
+            )
         else:
             compressed = compress(
                 teacher.graph,
@@ -198,29 +150,22 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
                 request.options,
                 goal,
                 progress,
-                file_bytes,
+                content.file_bytes,
                 checkpoint=checkpoint,
-                on_point=None if frontier is None else keep,
+                on_point=None if frontier is None else partial(_keep, frontier, content),
                 deadline=deadline,
                 lessons=lessons,
             )
     with progress.stage("check"):
-        packed = encode(compressed.state, compressed.divergence, compressed.divergence_kind)
-        check_exact(packed, stored(compressed.state))
+        packed = content.encode(compressed.state, compressed.divergence, compressed.divergence_kind)
+        check_exact(packed, content.stored(compressed.state))
         if calibration is not None and {"torch", "onnx"} <= programs.stored.keys():
             check_runtimes_agree(packed, calibration)
         accuracy = None
         if calibration is not None and teacher is not None:
             accuracy = accuracy_of_packed(packed, source, traced, calibration)
     write_atomically(request.output, [packed])
-    if compressed.is_hurried:
-        notes.append("time made the training shorter; more of it makes the file better")
-    if compressed.is_cut and checkpoint.exists():
-        notes.append("time ended the search; the same command with --resume goes on from there")
-    elif compressed.is_cut:
-        notes.append("time ended the search before anything was tried; allow more")
-    else:
-        checkpoint.unlink(missing_ok=True)
+    notes += _ending(compressed, checkpoint)
     inspection = inspect_file(packed)
     if frontier is not None and compressed.divergence is not None:
         drop = None if accuracy is None else accuracy.before - accuracy.after
@@ -242,34 +187,38 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
     )
 
 
-def check_exact(packed: bytes, tensors: State) -> None:
-    """Decode a file and compare it with what was to be stored, bit for bit.
-
-    Parameters
-    ----------
-    packed : bytes
-        The file.
-    tensors : mapping of str to ndarray or Tensor
-        What it has to hold.
-
-    Raises
-    ------
-    SpqError
-        `self_check_failed`.
-    """
-    with spq.open(packed) as archive:
-        archive.verify()
-        decoded = archive.tensors()
-        decoded |= {tied: decoded[name] for tied, name in archive.aliases.items()}
-    same = decoded.keys() == tensors.keys() and all(
-        decoded[name].shape == tuple(value.shape) and decoded[name].tobytes() == bits_of(value)
-        for name, value in tensors.items()
-    )
-    if not same:
+def _open_frontier(request: PackRequest, content: Content) -> Frontier:
+    """Return what collects the points that the search passes."""
+    assert request.frontier is not None
+    if not content.is_searched:
         raise SpqError(
-            Reason.SELF_CHECK_FAILED,
-            "the file would not give back what was to be stored; please report this",
+            Reason.BAD_ARGUMENT,
+            "a frontier needs calibration inputs and a network to run them on; "
+            "pass --calib, and --arch for a state dict",
         )
+    return Frontier(request.frontier, content.provenance(None, ""), resumes=request.resumes)
+
+
+def _keep(frontier: Frontier, content: Content, found: Compressed, drop: float | None) -> None:
+    """Add a point that the search has passed to the frontier."""
+    assert found.divergence is not None
+    packed = content.encode(found.state, found.divergence, found.divergence_kind)
+    check_exact(packed, content.stored(found.state))
+    frontier.add(packed, inspect_file(packed), found.divergence, drop)
+
+
+def _ending(compressed: Compressed, checkpoint: Path) -> list[str]:
+    """Say what time has cut short; a checkpoint that nobody needs any more is deleted."""
+    notes = []
+    if compressed.is_hurried:
+        notes.append("time made the training shorter; more of it makes the file better")
+    if compressed.is_cut and checkpoint.exists():
+        notes.append("time ended the search; the same command with --resume goes on from there")
+    elif compressed.is_cut:
+        notes.append("time ended the search before anything was tried; allow more")
+    else:
+        checkpoint.unlink(missing_ok=True)
+    return notes
 
 
 @contextmanager
@@ -300,6 +249,19 @@ def _lessons(request: PackRequest, calibration: Calibration | None) -> Lessons |
     return Lessons(inputs, request.recovery_time)
 
 
+def _check_request(request: PackRequest, checkpoint: Path) -> None:
+    """Refuse before the long search what would fail after it."""
+    _check_writable(request.output)
+    if request.frontier is not None:
+        _check_writable(request.frontier)
+    _check_preprocess(request)
+    if request.resumes and not checkpoint.exists():
+        raise SpqError(
+            Reason.BAD_CHECKPOINT,
+            f"there is no checkpoint {checkpoint} to go on from; leave out --resume",
+        )
+
+
 def _check_preprocess(request: PackRequest) -> None:
     """Refuse to do something to images where there are none."""
     sources = [request.calibration, None if request.recovery is None else Path(request.recovery)]
@@ -320,84 +282,6 @@ def _check_writable(output: Path) -> None:
             pass
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(output.parent)) from error
-
-
-def _check_checkpoint(checkpoint: Path, *, resumes: bool) -> None:
-    """Refuse to go on from nothing."""
-    if resumes and not checkpoint.exists():
-        raise SpqError(
-            Reason.BAD_CHECKPOINT,
-            f"there is no checkpoint {checkpoint} to go on from; leave out --resume",
-        )
-
-
-def _float_bytes(tensors: State) -> int:
-    """Return what the tensors take as float32, tied ones counted once."""
-    sizes = {memory_of(name, value): prod(value.shape) for name, value in tensors.items()}
-    return 4 * sum(sizes.values())
-
-
-def _parts(
-    source: Source, traced: ExportedProgram | None, *, stores_program: bool
-) -> tuple[State, Programs]:
-    """Return the original tensors and the programs that the file is to hold."""
-    if source.onnx_model is not None:
-        try:
-            graph, weights = onnx_graph.strip(source.onnx_model)
-        except SpqError:
-            raise
-        except Exception as error:  # onnx raises whatever its parts raise on damaged tensors
-            raise SpqError(
-                Reason.BAD_MODEL, "the .onnx has a tensor that is damaged; export it again"
-            ) from error
-        return weights, Programs({"onnx": graph} if stores_program else {})
-    arrays = _as_arrays(source.tensors)
-    if traced is None or not stores_program:
-        return arrays, Programs()
-    programs = write_programs(traced, arrays)
-    return {**arrays, **_as_arrays(programs.constants)}, programs
-
-
-def _as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any] | Tensor]:
-    """Return tensors as arrays over the same memory; bfloat16, which NumPy lacks, as it is."""
-    return {
-        name: tensor if tensor.dtype is torch.bfloat16 else tensor.numpy()
-        for name, tensor in tensors.items()
-    }
-
-
-def _merge(tensors: State, found: Found) -> State:
-    """Put what the search found in the place of the originals; tied tensors stay tied.
-
-    A network may know a tied tensor by one of its names only, or by each of them.
-    """
-    groups: dict[object, list[str]] = {}
-    for name, value in tensors.items():
-        groups.setdefault(memory_of(name, value), []).append(name)
-    merged = dict(tensors)
-    for names in groups.values():
-        values = [found[name] for name in names if name in found]
-        if all(bits_of(value) == bits_of(values[0]) for value in values[1:]):
-            merged |= dict.fromkeys(names, values[0]) if values else {}
-        else:
-            merged |= {name: found.get(name, values[0]) for name in names}
-    return merged
-
-
-def _provenance(
-    source: Source, options: Options, divergence: float | None, kind: str
-) -> dict[str, str]:
-    """Return the metadata: where the file comes from and how, no time and no place in it."""
-    usual = asdict(Options())
-    given = {name: value for name, value in options.described().items() if value != usual[name]}
-    metadata = {
-        "spq.tool": f"spq {__version__}",
-        "spq.options": json.dumps(given, sort_keys=True, separators=(",", ":")),
-        "spq.teacher": source.digest[:_DIGEST_DIGITS],
-    }
-    if divergence is not None:
-        metadata["spq.divergence"] = f"{divergence:.4g} {_UNITS[kind]}"
-    return metadata
 
 
 def _notes(source: Source, teacher: Teacher | None, calibration: Calibration | None) -> list[str]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import spq
 from spqformat import Reason, SpqError
+from spqtools.content import check_exact
 from spqtools.judge import check_runtimes_agree
-from spqtools.pack import check_exact
 from spqtools.reading.calibration import Calibration
 from spqtools.reading.ingest import Source
 from spqtools.reading.programs import Programs, trace, write_programs
