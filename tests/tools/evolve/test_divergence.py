@@ -154,3 +154,19 @@ def test_without_floating_point_outputs() -> None:
     with pytest.raises(SpqError, match="no floating-point output") as caught:
         Divergence([[]])
     assert caught.value.code is Reason.UNSUPPORTED_MODEL
+
+
+def test_pieces_add_up_to_the_whole() -> None:
+    teacher, student = randn(96, 5, seed=3), randn(96, 5, seed=4)
+    for shape in ((96, 5), (96, 5, 1)):
+        batches = [[part.reshape(-1, *shape[1:])] for part in teacher.tensor_split(2)]
+        outputs = [[part.reshape(-1, *shape[1:])] for part in student.tensor_split(2)]
+        divergence = Divergence(batches)
+        pieces = divergence.pieces(outputs, [0, 1])
+        assert pieces.shape == (32,)
+        assert float(pieces.mean()) == pytest.approx(divergence(outputs, [0, 1]), rel=1e-5)
+
+
+def test_no_more_pieces_than_samples() -> None:
+    divergence = Divergence([[TEACHER]])
+    assert divergence.pieces([[STUDENT]], [0]).shape == (7,)

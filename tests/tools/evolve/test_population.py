@@ -31,7 +31,7 @@ BITS = 4 + randn(12, 10, seed=10).clamp(-3, 3)
 
 
 def individual(keep: Tensor, fitness: float = 0.0) -> Individual:
-    return Individual(keep, {}, fitness)
+    return Individual(keep, {}, fitness, torch.tensor([fitness], dtype=torch.float64))
 
 
 def test_top_takes_the_best_allowed() -> None:
@@ -148,6 +148,21 @@ def test_evolution_gets_better_over_generations() -> None:
     ]
     assert fitness[0] == before
     assert fitness[2] < fitness[1] < before
+
+
+def test_the_trusted_one_wins_against_luck() -> None:
+    """Another one is better in the mean, by what one piece of the samples says."""
+    trusted, other = top(SCORES["obs"], ALLOWED, 30), top(SCORES["wanda"], ALLOWED, 30)
+    for seen, winner in (([0.0, 4.0, 4.1, 4.0], trusted), ([3.0, 3.0, 3.1, 3.0], other)):
+
+        def assess(keep: Tensor, on_all: bool, seen: list[float] = seen) -> Individual:
+            numbers = seen if torch.equal(keep, other) else [4.0] * 4
+            parts = torch.tensor(numbers, dtype=torch.float64)
+            return Individual(keep, {}, float(parts.mean()), parts)
+
+        proposals = {"trusted": trusted, "other": other}
+        found, _ = evolve(proposals, lambda parents, number: parents[0], assess, 0, 0, 2)
+        assert torch.equal(found.keep, winner)
 
 
 def test_twins_are_assessed_on_all_samples_once() -> None:

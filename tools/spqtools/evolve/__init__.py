@@ -13,6 +13,7 @@ the survivors are compensated in closed form before the walk goes on.
 `moments`       second moments of a layer's inputs, and what they say about its weights
 `compensation`  least-squares weights on a given support, by `row_solver` where few are kept
 `population`    zero-sets and the operators on them
+`evidence`      whether one student is better than another, or only seems so
 `rate`          what zeros and survivors take in the file
 `allocation`    how many zeros each layer gets
 `effort`        how much a cycle may try

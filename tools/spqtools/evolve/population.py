@@ -1,11 +1,12 @@
 """Zero-sets of a layer: where proposals come from, and how sets recombine and mutate."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from spqtools.evolve.evidence import surely_less
 from spqtools.evolve.moments import Moments, diagonal, inverse_diagonal
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.student import Layer
@@ -34,11 +35,14 @@ class Individual:
     fitness : float
         Divergence of the student from the teacher and what the set's bits are worth; less is
         better.
+    parts : Tensor of float64, shape (pieces,)
+        The same on some pieces of the samples; only of who meets all of them.
     """
 
     keep: Tensor
     tensors: dict[str, Tensor]
     fitness: float
+    parts: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
 
 
 def criteria(
@@ -165,7 +169,7 @@ def evolve(
     """Run generations of assessment, selection and breeding, and return the fittest zero-set.
 
     Racing: everybody is assessed on a few samples, the finalists on all. The first proposal is
-    always among the finalists, so the winner is never worse than it on the search set.
+    always among the finalists, and wins unless another is better by more than chance.
 
     Parameters
     ----------
@@ -200,7 +204,9 @@ def evolve(
     if not any(torch.equal(keep, trusted) for keep in final):
         final.append(trusted)
     finals = [assess(keep, True) for keep in final]
-    return min(finals, key=lambda individual: individual.fitness), ranking
+    fittest = min(finals, key=lambda individual: individual.fitness)
+    safest = next(one for one in finals if torch.equal(one.keep, trusted))
+    return (fittest if surely_less(fittest.parts, safest.parts) else safest), ranking
 
 
 def _unique(individuals: list[Individual]) -> list[Individual]:

@@ -11,6 +11,7 @@ from spqtools.evolve.allocation import allocate
 from spqtools.evolve.compensation import RACING_STEPS, STEPS, compensate
 from spqtools.evolve.divergence import SOFTENED, Divergence, Fitness
 from spqtools.evolve.effort import Effort
+from spqtools.evolve.evidence import surely_less
 from spqtools.evolve.moments import Moments, measure_moments
 from spqtools.evolve.population import (
     Individual,
@@ -295,12 +296,12 @@ class Evolution:
     ) -> dict[str, float]:
         """Try shifts of weight between layers and return the one of least divergence."""
 
-        def fitness(tilt: Mapping[str, float]) -> float:
+        def fitness(tilt: Mapping[str, float]) -> Tensor:
             goals, _ = allocate(scores, state.keep, tilt, kept_total)
             keep = {name: top(scores[name], state.keep[name], goals[name]) for name in goals}
             tensors = self.prune(state, keep, student=self.scout, steps=RACING_STEPS)
             self.evaluations += 1
-            return self.divergence(self.scout.outputs(tensors), self.race)
+            return self.divergence.pieces(self.scout.outputs(tensors), self.race)
 
         best, names = dict(state.tilt), list(state.tilt)
         if len(names) < 2 or self.effort.tilts == 0:
@@ -313,7 +314,7 @@ class Evolution:
                 for name, step in zip(names, shift - shift.mean(), strict=True)
             }
             candidate_fitness = fitness(candidate)
-            if candidate_fitness < best_fitness:
+            if surely_less(candidate_fitness, best_fitness):
                 best, best_fitness = candidate, candidate_fitness
         return best
 
@@ -347,9 +348,13 @@ class Evolution:
             settled = self._settle(stop, moments, keep, STEPS if on_all else RACING_STEPS)
             batches = self.final if on_all else self.race
             self.evaluations += 1
-            fitness = self.divergence(stop.finish(settled.tensors, batches), batches)
-            fitness += state.slope * mask_bits(keep, unit)
-            return Individual(keep, settled.tensors, fitness)
+            outputs = stop.finish(settled.tensors, batches)
+            rate = state.slope * mask_bits(keep, unit)
+            if not on_all:
+                fitness = self.divergence(outputs, batches) + rate
+                return Individual(keep, settled.tensors, fitness)
+            parts = self.divergence.pieces(outputs, batches) + rate
+            return Individual(keep, settled.tensors, float(parts.mean()), parts)
 
         def breed(parents: list[Tensor], child: int) -> Tensor:
             first = parents[draws.below(len(parents))]
