@@ -57,7 +57,7 @@ class Magnitude(Evolution):
             keep[layer.weight] = top(size, allowed, round(density * allowed.numel()))
         with torch.no_grad():
             student = Sparse(self.prune(state, keep), keep, state.tilt)
-        return replace(student, price=self._price(student))
+        return replace(student, zero_cost=self._zero_cost(student))
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def _compare(network: str, data_set: str, sparsity: float, bits: Sequence[int]) 
 def _measure(evolution: Evolution, student: Sparse, bits: int, method: str) -> Point:
     """Put a student on the levels of one method and measure it."""
     methods = None if method == DEFAULT else (method,)
-    tensors = place_levels(evolution, student, student.slope, (1 << bits) - 1, methods=methods)
+    tensors = place_levels(evolution, student, student.bit_price, (1 << bits) - 1, methods=methods)
     state = {name: tensor.numpy() for name, tensor in tensors.items()}
     return spq.save(state, io.BytesIO()), evolution.measure(tensors)
 

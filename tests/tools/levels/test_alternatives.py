@@ -47,22 +47,22 @@ KINDS = ("normal", "laplace", "two-sided", "skewed", "one-sided", "tiny")
 
 
 def cost(
-    weights: Array, curvature: Array, levels: Levels, slope: float, *, may_zero: bool = False
+    weights: Array, curvature: Array, levels: Levels, bit_price: float, *, may_zero: bool = False
 ) -> float:
     """Return the mean of error and rate, each weight where both are least together."""
-    chosen = assign(weights, curvature, levels, slope)
-    costs = curvature * (weights - levels.values[chosen]) ** 2 + slope * levels.bits[chosen]
+    chosen = assign(weights, curvature, levels, bit_price)
+    costs = curvature * (weights - levels.values[chosen]) ** 2 + bit_price * levels.bits[chosen]
     return float(np.mean(np.minimum(costs, curvature * weights**2) if may_zero else costs))
 
 
 def with_shares(
-    weights: Array, curvature: Array, values: Array, slope: float, *, may_zero: bool = False
+    weights: Array, curvature: Array, values: Array, bit_price: float, *, may_zero: bool = False
 ) -> Levels:
     """Give levels the code lengths of their shares, for themselves."""
     levels = Levels(values, np.full(values.size, np.log2(values.size)))
     for _ in range(20):
-        chosen = assign(weights, curvature, levels, slope)
-        costs = curvature * (weights - values[chosen]) ** 2 + slope * levels.bits[chosen]
+        chosen = assign(weights, curvature, levels, bit_price)
+        costs = curvature * (weights - values[chosen]) ** 2 + bit_price * levels.bits[chosen]
         kept = costs < (curvature * weights**2 if may_zero else np.inf)
         counts = np.bincount(chosen[kept], minlength=values.size) + 0.01
         levels = Levels(values, -np.log2(counts / counts.sum()))
@@ -97,10 +97,12 @@ def check_form(levels: Levels, max_levels: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_levels", [1, 3, 15, 127])
-@pytest.mark.parametrize("slope", [0.0, 0.03])
+@pytest.mark.parametrize("bit_price", [0.0, 0.03])
 @pytest.mark.parametrize("may_zero", [True, False])
-def test_levels_are_well_formed(kind: str, max_levels: int, slope: float, may_zero: bool) -> None:
-    found = alternatives(*sample(kind), slope, max_levels, may_zero=may_zero)
+def test_levels_are_well_formed(
+    kind: str, max_levels: int, bit_price: float, may_zero: bool
+) -> None:
+    found = alternatives(*sample(kind), bit_price, max_levels, may_zero=may_zero)
     assert tuple(found) == METHODS
     for levels in found.values():
         check_form(levels, max_levels)
@@ -115,10 +117,10 @@ def test_levels_are_well_formed(kind: str, max_levels: int, slope: float, may_ze
     st.booleans(),
 )
 def test_any_weights_will_do(
-    pairs: list[tuple[int, int]], slope: float, max_levels: int, may_zero: bool
+    pairs: list[tuple[int, int]], bit_price: float, max_levels: int, may_zero: bool
 ) -> None:
     weights, curvature = np.array(pairs, dtype=np.float64).T
-    found = alternatives(weights, curvature, slope, max_levels, may_zero=may_zero)
+    found = alternatives(weights, curvature, bit_price, max_levels, may_zero=may_zero)
     for levels in found.values():
         check_form(levels, max_levels)
 
@@ -143,14 +145,14 @@ def test_the_unit_of_weights_does_not_matter(method: str, scale: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_levels", [3, 15])
-@pytest.mark.parametrize("slope", [1e-3, 0.02, 0.2])
+@pytest.mark.parametrize("bit_price", [1e-3, 0.02, 0.2])
 def test_none_beats_the_entropy_constrained_levels(
-    kind: str, max_levels: int, slope: float
+    kind: str, max_levels: int, bit_price: float
 ) -> None:
     weights, curvature = sample(kind)
     costs = {
-        method: cost(weights, curvature, levels, slope, may_zero=True)
-        for method, levels in alternatives(weights, curvature, slope, max_levels).items()
+        method: cost(weights, curvature, levels, bit_price, may_zero=True)
+        for method, levels in alternatives(weights, curvature, bit_price, max_levels).items()
     }
     assert costs["entropy-constrained"] <= 1.03 * min(costs.values())
 
@@ -159,7 +161,8 @@ def test_none_beats_the_entropy_constrained_levels(
 def test_a_higher_price_of_bits_leaves_fewer_levels(method: str) -> None:
     weights, curvature = sample("normal")
     counts = [
-        alternatives(weights, curvature, slope, 31)[method].values.size for slope in (0, 0.05, 1)
+        alternatives(weights, curvature, bit_price, 31)[method].values.size
+        for bit_price in (0, 0.05, 1)
     ]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > 2 * counts[2]
@@ -203,19 +206,19 @@ def test_code_lengths_are_those_of_the_shares(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("slope", [1e-3, 0.01, 0.1])
-def test_levels_beat_those_of_lloyd_and_equal_steps(kind: str, slope: float) -> None:
+@pytest.mark.parametrize("bit_price", [1e-3, 0.01, 0.1])
+def test_levels_beat_those_of_lloyd_and_equal_steps(kind: str, bit_price: float) -> None:
     weights, curvature = sample(kind)
-    levels = entropy_constrained(weights, curvature, slope, 15, may_zero=False)
-    placed = cost(weights, curvature, levels, slope)
+    levels = entropy_constrained(weights, curvature, bit_price, 15, may_zero=False)
+    placed = cost(weights, curvature, levels, bit_price)
     count = levels.values.size
     largest = np.abs(weights).max()
     for values in (
         lloyd(weights, curvature, count),
         np.linspace(-largest, largest, count + count % 2) if count > 1 else np.array([largest]),
     ):
-        rival = with_shares(weights, curvature, values, slope)
-        assert placed <= 1.02 * cost(weights, curvature, rival, slope)
+        rival = with_shares(weights, curvature, values, bit_price)
+        assert placed <= 1.02 * cost(weights, curvature, rival, bit_price)
 
 
 def test_no_level_is_wasted_beside_zero() -> None:
@@ -247,15 +250,17 @@ def test_uniform_levels_are_multiples_of_a_step(kind: str, max_levels: int) -> N
 
 
 @pytest.mark.parametrize("kind", ["normal", "two-sided"])
-@pytest.mark.parametrize("slope", [1e-3, 0.05])
-def test_no_other_step_is_better(kind: str, slope: float) -> None:
+@pytest.mark.parametrize("bit_price", [1e-3, 0.05])
+def test_no_other_step_is_better(kind: str, bit_price: float) -> None:
     weights, curvature = sample(kind, 1000)
-    found = cost(weights, curvature, uniform(weights, curvature, slope, 7), slope, may_zero=True)
+    found = cost(
+        weights, curvature, uniform(weights, curvature, bit_price, 7), bit_price, may_zero=True
+    )
     for step in np.geomspace(0.05, 4, 60) * np.abs(weights).max():
         values = step * np.array([-4, -3, -2, -1, 1, 2, 3], dtype=np.float64)
-        rival = with_shares(weights, curvature, values, slope, may_zero=True)
+        rival = with_shares(weights, curvature, values, bit_price, may_zero=True)
         # Steps lie 19 % apart at most.
-        assert found <= 1.1 * cost(weights, curvature, rival, slope, may_zero=True)
+        assert found <= 1.1 * cost(weights, curvature, rival, bit_price, may_zero=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

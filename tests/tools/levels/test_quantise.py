@@ -117,8 +117,8 @@ def test_levels_of_a_pattern_keep_it() -> None:
     assert (mantissas == 0.5).all()
 
 
-@pytest.mark.parametrize("slope", [1e-7, 1e-4])
-def test_the_choice_is_that_of_one_method(slope: float) -> None:
+@pytest.mark.parametrize("bit_price", [1e-7, 1e-4])
+def test_the_choice_is_that_of_one_method(bit_price: float) -> None:
     layer, moments, student = moments_of("linear")
     weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
     bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
@@ -126,7 +126,7 @@ def test_the_choice_is_that_of_one_method(slope: float) -> None:
 
     def levelled(methods: tuple[str, ...] | None) -> torch.Tensor:
         chosen, _ = quantise_layer(
-            layer, moments, keep, weight, bias, coupling, slope, 7, methods=methods
+            layer, moments, keep, weight, bias, coupling, bit_price, 7, methods=methods
         )
         return chosen
 

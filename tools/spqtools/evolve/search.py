@@ -184,7 +184,7 @@ class Evolution:
         with torch.no_grad():
             tensors, keep = self._sweep(self.student, state, choose, begun.student)
         student = Sparse(tensors, keep, begun.student.tilt, credit=credit)
-        return replace(student, price=self._price(student))
+        return replace(student, zero_cost=self._zero_cost(student))
 
     def share_done(self, begun: Begun) -> float:
         """Return the share of a cycle's work that is behind it."""
@@ -204,7 +204,7 @@ class Evolution:
     def _outlook(self, state: Sparse) -> dict[str, Tensor]:
         """Return the log-scores by curvature that a cycle begins with.
 
-        The cycle before has needed them for its price.
+        The cycle before has needed them for what zeros cost.
         """
         tensors, scores = self._scored
         if tensors is not state.tensors:
@@ -212,7 +212,7 @@ class Evolution:
             self._scored = state.tensors, scores
         return scores
 
-    def _price(self, state: Sparse) -> float:
+    def _zero_cost(self, state: Sparse) -> float:
         """Return what zeros would cost each if the search went on with this student a little."""
         kept = sum(int(mask.sum()) for mask in state.keep.values())
         scores = self._outlook(state)
@@ -349,7 +349,7 @@ class Evolution:
             batches = self.final if on_all else self.race
             self.evaluations += 1
             outputs = stop.finish(settled.tensors, batches)
-            rate = state.slope * mask_bits(keep, unit)
+            rate = state.bit_price * mask_bits(keep, unit)
             if not on_all:
                 fitness = self.divergence(outputs, batches) + rate
                 return Individual(keep, settled.tensors, fitness)

@@ -24,7 +24,7 @@ class Sparse:
         Support of each layer by its weight's name.
     tilt : dict of str to float
         What evolution has added to each layer's log-scores.
-    price : float
+    zero_cost : float
         Divergence that each of the next zeros is estimated to cost.
     credit : dict of str to float
         What each kind of proposal has earned.
@@ -33,7 +33,7 @@ class Sparse:
     tensors: dict[str, Tensor]
     keep: dict[str, Tensor]
     tilt: dict[str, float]
-    price: float = 0.0
+    zero_cost: float = 0.0
     credit: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -43,9 +43,9 @@ class Sparse:
         return kept / max(1, sum(mask.numel() for mask in self.keep.values()))
 
     @property
-    def slope(self) -> float:
+    def bit_price(self) -> float:
         """Divergence that one bit is worth, from what the next zeros would cost and save."""
-        return _SET_SURCHARGE * self.price / _BITS_PER_SURVIVOR
+        return _SET_SURCHARGE * self.zero_cost / _BITS_PER_SURVIVOR
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Levels:
 def alternatives(
     weights: NDArray[np.float64],
     curvature: NDArray[np.float64],
-    slope: float,
+    bit_price: float,
     max_levels: int,
     *,
     may_zero: bool = True,
@@ -57,7 +57,7 @@ def alternatives(
         Surviving weights.
     curvature : ndarray of float64, shape (count,)
         Divergence per squared change of each weight; positive.
-    slope : float
+    bit_price : float
         Divergence that one bit may cost.
     max_levels : int
         Most levels besides zero.
@@ -70,7 +70,7 @@ def alternatives(
         By method, in the order of `METHODS`. A method that would place its only level on zero has
         none, as where all weights are zero.
     """
-    data = weights, curvature, slope, max_levels
+    data = weights, curvature, bit_price, max_levels
     found = (
         entropy_constrained(*data, may_zero=may_zero),
         uniform(*data, may_zero=may_zero),
@@ -84,7 +84,7 @@ def alternatives(
 def entropy_constrained(
     weights: NDArray[np.float64],
     curvature: NDArray[np.float64],
-    slope: float,
+    bit_price: float,
     max_levels: int,
     *,
     may_zero: bool = True,
@@ -93,9 +93,9 @@ def entropy_constrained(
 
     Entropy-constrained scalar quantisation (Chou, Lookabaugh and Gray, 1989), begun with the best
     levels of equal length: weights go to the level, or to zero, of the least
-    ``curvature * error^2 + slope * bits``, levels to the weighted mean of their weights, code
+    ``curvature * error^2 + bit_price * bits``, levels to the weighted mean of their weights, code
     lengths to the levels' shares, until nothing moves. Levels that nobody chooses disappear, so
-    the slope settles their number. For the parameters see `alternatives`.
+    the price settles their number. For the parameters see `alternatives`.
     """
     starts = [k_means(weights, curvature, 0.0, max_levels).values]
     if may_zero:
@@ -103,13 +103,13 @@ def entropy_constrained(
         more = k_means(weights, curvature, 0.0, max_levels + 1).values
         starts.append(np.delete(more, np.argsort(np.abs(more))[:1]))
     line = _histogram(weights, curvature)
-    return _cheapest(line, starts, slope, moving=True, may_zero=may_zero)
+    return _cheapest(line, starts, bit_price, moving=True, may_zero=may_zero)
 
 
 def uniform(
     weights: NDArray[np.float64],
     curvature: NDArray[np.float64],
-    slope: float,
+    bit_price: float,
     max_levels: int,
     *,
     may_zero: bool = True,
@@ -128,13 +128,13 @@ def uniform(
         for step in np.ldexp(_MANTISSAS, exponent)
     ]
     exact = [grid for grid in grids if np.array_equal(round_to_bfloat16(grid), grid)]
-    return _cheapest(line, exact, slope, moving=False, may_zero=may_zero)
+    return _cheapest(line, exact, bit_price, moving=False, may_zero=may_zero)
 
 
 def k_means(
-    weights: NDArray[np.float64], curvature: NDArray[np.float64], slope: float, max_levels: int
+    weights: NDArray[np.float64], curvature: NDArray[np.float64], bit_price: float, max_levels: int
 ) -> Levels:
-    """Place levels where the curvature-weighted error alone is least; the slope sets their number.
+    """Place levels where the curvature-weighted error alone is least; the price sets their number.
 
     Exact for each number, see `partition`. For the parameters see `alternatives`.
     """
@@ -149,7 +149,7 @@ def k_means(
         bits = -np.log2(np.add.reduceat(line.counts, starts) / weights.size)
         means = np.add.reduceat(line.mass * line.weights, starts)
         means /= np.add.reduceat(line.mass, starts)
-        cost = scatter[count - 1, -1] + slope * weights.size * float(np.exp2(-bits) @ bits)
+        cost = scatter[count - 1, -1] + bit_price * weights.size * float(np.exp2(-bits) @ bits)
         if cost < least:
             best, least = Levels(means, bits), cost
     return rounded(best.values, best.bits)
@@ -158,7 +158,7 @@ def k_means(
 def powers_of_two(
     weights: NDArray[np.float64],
     curvature: NDArray[np.float64],
-    slope: float,
+    bit_price: float,
     max_levels: int,
     *,
     may_zero: bool = True,
@@ -173,13 +173,13 @@ def powers_of_two(
         _two_sided(line, np.exp2(first - np.arange(max_levels)), max_levels)
         for first in range(top, top - _CLIPPED_OCTAVES - 2, -1)
     ]
-    return _cheapest(line, grids, slope, moving=False, may_zero=may_zero)
+    return _cheapest(line, grids, bit_price, moving=False, may_zero=may_zero)
 
 
 def ternary(
     weights: NDArray[np.float64],
     curvature: NDArray[np.float64],
-    slope: float,
+    bit_price: float,
     max_levels: int,
     *,
     may_zero: bool = True,
@@ -192,7 +192,7 @@ def ternary(
     sides = [side for side in (line.weights < 0, line.weights > 0) if side.any()]
     means = np.array([np.average(line.weights[side], weights=line.mass[side]) for side in sides])
     starts = [means] if means.size <= max_levels else np.split(means, means.size)
-    return _cheapest(line, starts, slope, moving=True, may_zero=may_zero)
+    return _cheapest(line, starts, bit_price, moving=True, may_zero=may_zero)
 
 
 def codebook_bits(levels: Levels, *, dense: bool = False) -> int:
@@ -215,11 +215,11 @@ def codebook_bits(levels: Levels, *, dense: bool = False) -> int:
 
 
 def assign(
-    weights: NDArray[np.float64], curvature: NDArray[np.float64], levels: Levels, slope: float
+    weights: NDArray[np.float64], curvature: NDArray[np.float64], levels: Levels, bit_price: float
 ) -> NDArray[np.int64]:
     """Return each weight's level of least error and length, int64, shape (count,)."""
     error = (weights[:, None] - levels.values[None, :]) ** 2
-    cost = curvature[:, None] * error + slope * levels.bits[None, :]
+    cost = curvature[:, None] * error + bit_price * levels.bits[None, :]
     chosen: NDArray[np.int64] = np.argmin(cost, axis=1)
     return chosen
 
@@ -311,19 +311,19 @@ def _two_sided(
 def _cheapest(
     line: _Line,
     starts: Iterable[NDArray[np.float64]],
-    slope: float,
+    bit_price: float,
     *,
     moving: bool,
     may_zero: bool,
 ) -> Levels:
     """Settle each start and return the levels of least error and code length, rounded."""
-    settled = [_settle(line, start, slope, moving, may_zero) for start in starts]
+    settled = [_settle(line, start, bit_price, moving, may_zero) for start in starts]
     levels, _ = min(settled, key=lambda pair: pair[1])
     return rounded(levels.values, levels.bits)
 
 
 def _settle(
-    line: _Line, values: NDArray[np.float64], slope: float, moving: bool, may_zero: bool
+    line: _Line, values: NDArray[np.float64], bit_price: float, moving: bool, may_zero: bool
 ) -> tuple[Levels, float]:
     """Let weights choose their levels and levels follow their weights until nothing changes.
 
@@ -339,9 +339,9 @@ def _settle(
         return Levels(values, values), float(line.mass @ line.weights**2)
     levels, cost = Levels(values, np.full(values.size, np.log2(values.size))), 0.0
     for _ in range(_ITERATIONS):
-        chosen = assign(line.weights, line.curvature, levels, slope)
+        chosen = assign(line.weights, line.curvature, levels, bit_price)
         error = line.curvature * (line.weights - levels.values[chosen]) ** 2
-        costs = line.counts * (error + slope * levels.bits[chosen])
+        costs = line.counts * (error + bit_price * levels.bits[chosen])
         zero_costs = line.mass * line.weights**2 if may_zero else np.full(costs.size, np.inf)
         cost = float(np.minimum(costs, zero_costs).sum())
         kept = costs < zero_costs

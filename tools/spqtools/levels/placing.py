@@ -22,7 +22,7 @@ _BEGINNING = 0.1
 def place_levels(
     evolution: Evolution,
     student: Sparse,
-    slope: float,
+    bit_price: float,
     max_levels: int,
     *,
     may_zero: bool = True,
@@ -37,7 +37,7 @@ def place_levels(
         The search that the student comes from.
     student : Sparse
         The student.
-    slope : float
+    bit_price : float
         Divergence that one bit may cost.
     max_levels : int
         Most levels of a layer besides zero.
@@ -64,7 +64,7 @@ def place_levels(
             weight,
             bias,
             coupling[name],
-            slope,
+            bit_price,
             max_levels,
             may_zero=may_zero,
             methods=methods,

@@ -37,7 +37,7 @@ def quantise_layer(
     weight: Tensor,
     bias: Tensor | None,
     couplings: Sequence[Tensor],
-    slope: float,
+    bit_price: float,
     max_levels: int,
     *,
     may_zero: bool = True,
@@ -69,7 +69,7 @@ def quantise_layer(
     couplings : sequence of Tensor of float32
         Divergence per product of the changes of two rows' outputs, doubled: a square for each of
         the layer's blocks.
-    slope : float
+    bit_price : float
         Divergence that one bit may cost.
     max_levels : int
         Most levels besides zero.
@@ -97,10 +97,10 @@ def quantise_layer(
     curvature = 0.5 * importance[:, None] * task.diagonal[:, : layer.columns].double()
     curvature = curvature.clamp_min(1e-30)
     survivors = weight[keep].double().numpy(), curvature[keep].numpy()
-    candidates = alternatives(*survivors, slope, max_levels, may_zero=may_zero)
+    candidates = alternatives(*survivors, bit_price, max_levels, may_zero=may_zero)
     # Where a zero pays better than any level, a method finds none.
     promises = {
-        name: _promise(*survivors, candidates[name], slope, may_zero)
+        name: _promise(*survivors, candidates[name], bit_price, may_zero)
         for name in methods or candidates
         if len(candidates[name].values)
     }
@@ -110,7 +110,8 @@ def quantise_layer(
     named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
     worth = curvature * weight.double().square()
     tried = [
-        task.settle(candidates[name], keep, worth, slope, moving=name in _MOVING) for name in named
+        task.settle(candidates[name], keep, worth, bit_price, moving=name in _MOVING)
+        for name in named
     ]
     _, best = min(tried, key=lambda one: one[0])
     return without_constant(best, bias)
@@ -120,15 +121,15 @@ def _promise(
     weights: NDArray[np.float64],
     curvature: NDArray[np.float64],
     levels: Levels,
-    slope: float,
+    bit_price: float,
     may_zero: bool,
 ) -> float:
     """Return error and rate of levels if no weight made up for another, and zeros were free."""
-    chosen = assign(weights, curvature, levels, slope)
-    cost = curvature * (weights - levels.values[chosen]) ** 2 + slope * levels.bits[chosen]
+    chosen = assign(weights, curvature, levels, bit_price)
+    cost = curvature * (weights - levels.values[chosen]) ** 2 + bit_price * levels.bits[chosen]
     if may_zero:
         cost = np.minimum(cost, curvature * weights**2)
-    return float(cost.sum()) + slope * codebook_bits(levels)
+    return float(cost.sum()) + bit_price * codebook_bits(levels)
 
 
 class _Task:
@@ -161,7 +162,7 @@ class _Task:
         self._targets = targets.flatten(0, 1)
 
     def settle(
-        self, levels: Levels, keep: Tensor, worth: Tensor, slope: float, *, moving: bool
+        self, levels: Levels, keep: Tensor, worth: Tensor, bit_price: float, *, moving: bool
     ) -> tuple[float, Tensor]:
         """Put the weights on levels; returns error and rate, up to a constant, and the weights.
 
@@ -172,9 +173,9 @@ class _Task:
         if self._may_zero:
             typical = log2(len(levels.values) + 1)
             for _ in range(_ROUNDS):
-                mask = keep & (worth > slope * (_place_bits(mask) + typical))
+                mask = keep & (worth > bit_price * (_place_bits(mask) + typical))
         for round_number in range(_ROUNDS + 1):
-            chosen = self.assign(levels, slope, torch.where(keep, _place_bits(mask), torch.inf))
+            chosen = self.assign(levels, bit_price, torch.where(keep, _place_bits(mask), torch.inf))
             mask = chosen >= 0
             if round_number == _ROUNDS or not bool(mask.any()):
                 break
@@ -182,7 +183,7 @@ class _Task:
                 levels = self.place(chosen, levels)
             else:
                 levels = Levels(levels.values, _level_bits(chosen, len(levels.values)).numpy())
-        return self._error() + slope * self._rate(chosen, levels), self._weights
+        return self._error() + bit_price * self._rate(chosen, levels), self._weights
 
     def _error(self) -> float:
         """Return the divergence of the present weights, up to a constant."""
@@ -205,17 +206,17 @@ class _Task:
         places = torch.where(mask, F.softplus(odds), F.softplus(-odds)).sum() / log(2.0)
         return bits + float(places) + codebook_bits(levels)
 
-    def assign(self, levels: Levels, slope: float, place_bits: Tensor) -> Tensor:
+    def assign(self, levels: Levels, bit_price: float, place_bits: Tensor) -> Tensor:
         """Move all weights to levels; returns the level of each, -1 for zero."""
         chosen = torch.empty(self._layer.rows, self._layer.columns, dtype=torch.int16)
-        costs = (slope * place_bits).float().numpy()
+        costs = (bit_price * place_bits).float().numpy()
 
         for coupling, (group, rows) in zip(self._couplings, self._blocks, strict=True):
             descend(
                 self._hessian[group].numpy(),
                 coupling.numpy(),
                 levels.values.astype(np.float32),
-                slope * levels.bits,
+                bit_price * levels.bits,
                 costs[rows],
                 self._may_zero,
                 _SWEEPS,

@@ -3,7 +3,7 @@
 `compress`      cycle after cycle, from a teacher to few levels and many zeros
 `goal`          what is wanted, and which density to try next
 `landing`       students on levels whose files hit the goal
-`next_slope`    which price of a bit to try next
+`next_price`    which price of a bit to try next
 `weights_only`  the same without inputs to run the network on
 `fitness`       what students are judged by, under its name
 `detector`      the divergence of detectors

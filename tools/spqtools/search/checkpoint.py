@@ -76,7 +76,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
         "trials": [[trial.density, trial.beyond] for trial in checkpoint.trials],
         "evaluations": checkpoint.evaluations,
         "students": {
-            role: [student.tilt, student.price, student.credit]
+            role: [student.tilt, student.zero_cost, student.credit]
             for role, student in students.items()
         },
         "goals": {} if begun is None else begun.goals,

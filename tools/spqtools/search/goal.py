@@ -14,7 +14,7 @@ DEFAULT_MAX_DIVERGENCE = 0.02
 # From this share of a size or divergence on, the goal counts as hit.
 CLOSE = 0.98
 _LEAST_DENSITY = 0.004
-# Two densities of at least this ratio enclose the goal well enough for `next_slope` to do the rest.
+# Two densities of at least this ratio enclose the goal well enough for `next_price` to do the rest.
 _NEAR = 0.7
 
 
@@ -117,7 +117,7 @@ class Point:
 
     Parameters
     ----------
-    slope : float
+    bit_price : float
         Divergence that one bit was worth when its levels were placed.
     file_bytes : int
         Bytes of the whole file.
@@ -127,7 +127,7 @@ class Point:
         Points of accuracy lost on them; None without labels or class scores.
     """
 
-    slope: float
+    bit_price: float
     file_bytes: int
     divergence: float
     drop: float | None

@@ -15,7 +15,7 @@ from spqtools.progress import Tick
 from spqtools.reading.calibration import Calibration
 from spqtools.search.deadline import Deadline
 from spqtools.search.goal import Goal, Options, Point
-from spqtools.search.next_slope import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, next_slope
+from spqtools.search.next_price import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, next_price
 from spqtools.search.outcome import Compressed, FileBytes, State
 
 OnPoint = Callable[[Compressed, float | None], None]
@@ -123,20 +123,20 @@ class Landing:
 
     def best(self, before: Rung, beyond: Rung | None, tick: Tick) -> Found:
         """Put the students on either side of the goal on levels that hit it; return the best."""
-        own = (beyond or before).student.slope / 2
+        own = (beyond or before).student.bit_price / 2
         best, rung = self._land(before, own, tick), before
         if beyond is not None and self._is_worth_landing(beyond):
             other = self._land(beyond, own, tick)
             if self._better(best, other) is other:
                 best, rung = other, beyond
         if self._goal.is_size and self._goal.rank(best.point)[0] and not self.is_cut:
-            best = self._better(best, self._land(rung, own, tick, best.point.slope))
+            best = self._better(best, self._land(rung, own, tick, best.point.bit_price))
         return best
 
     def own(self, rung: Rung, tick: Tick | None = None) -> Found:
         """Put a student on levels at its own price, once."""
         if rung.found is None:
-            rung.found = self._put(rung.student, rung.student.slope, tick)
+            rung.found = self._put(rung.student, rung.student.bit_price, tick)
         elif tick is not None:
             tick(TICKS)
         return rung.found
@@ -147,7 +147,7 @@ class Landing:
             return
         for factor in _ONWARDS:
             if self._deadline.allows("quantise"):
-                self._put(rung.student, factor * rung.student.slope)
+                self._put(rung.student, factor * rung.student.bit_price)
 
     def bytes_of(self, tensors: Mapping[str, Tensor], divergence: float | None) -> int:
         """Return the size of the file that tensors become."""
@@ -184,15 +184,15 @@ class Landing:
             best = self._put(rung.student, start, tick, methods)
         if self._options.sparsity is not None:
             return best
-        tried = [(best.point.slope, goal.share(best.point))]
+        tried = [(best.point.bit_price, goal.share(best.point))]
         elasticity = SIZE_ELASTICITY if goal.is_size else DIVERGENCE_ELASTICITY
-        own = max(rung.student.slope, least)
-        while (slope := next_slope(tried, own, elasticity)) is not None:
+        own = max(rung.student.bit_price, least)
+        while (bit_price := next_price(tried, own, elasticity)) is not None:
             if not self._deadline.allows("quantise"):
                 self.is_cut = True
                 break
-            found = self._put(rung.student, slope, tick, methods)
-            tried.append((slope, goal.share(found.point)))
+            found = self._put(rung.student, bit_price, tick, methods)
+            tried.append((bit_price, goal.share(found.point)))
             best = self._better(best, found)
         return best
 
@@ -202,17 +202,17 @@ class Landing:
     def _put(
         self,
         student: Sparse,
-        slope: float,
+        bit_price: float,
         tick: Tick | None = None,
         methods: Sequence[str] | None = None,
     ) -> Found:
         """Put a student on levels, of all kinds by default, and measure it."""
         with self._deadline.timing("quantise"):
-            tensors = self._on_levels(student, slope, tick, methods)
+            tensors = self._on_levels(student, bit_price, tick, methods)
             hits, before = self._hits(tensors), self._teacher_hits
             divergence = self._evolution.measure(tensors)
             point = Point(
-                slope,
+                bit_price,
                 self.bytes_of(tensors, divergence),
                 divergence,
                 None if hits is None or before is None else before - hits,
@@ -225,7 +225,7 @@ class Landing:
     def _on_levels(
         self,
         student: Sparse,
-        slope: float,
+        bit_price: float,
         tick: Tick | None,
         methods: Sequence[str] | None,
     ) -> dict[str, Tensor]:
@@ -235,7 +235,7 @@ class Landing:
         tensors = place_levels(
             evolution,
             student,
-            slope,
+            bit_price,
             (1 << (options.bits or _AUTO_BITS)) - 1,
             may_zero=options.sparsity is None,
             methods=methods,

@@ -12,7 +12,7 @@ from spqtools.search.goal import CLOSE, Goal, Options
 from spqtools.search.outcome import Compressed, FileBytes, State, no_such_file
 
 # Divergence per bit in units of a layer's variance; about 3 % error of the weights.
-_SLOPE = 1.2e-3
+_BIT_PRICE = 1.2e-3
 _BITS = 8
 _BISECTIONS = 12
 _KIND = "not measured"
@@ -92,7 +92,7 @@ def _quantise(state: Mapping[str, NDArray[np.generic]], sparsity: float, bits: i
             curvature = np.full(int(kept.sum()), 1.0 / variance)
             max_levels = (1 << (bits or _BITS)) - 1
             levels = entropy_constrained(
-                weights[kept], curvature, _SLOPE, max_levels, may_zero=False
+                weights[kept], curvature, _BIT_PRICE, max_levels, may_zero=False
             )
             # Weights too small for any level stay as they are.
             if not len(levels.values):

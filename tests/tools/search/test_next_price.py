@@ -6,12 +6,12 @@ from math import inf
 import pytest
 
 from spqtools.search.goal import CLOSE
-from spqtools.search.next_slope import (
+from spqtools.search.next_price import (
     DIVERGENCE_ELASTICITY,
     PASSES,
     SIZE_ELASTICITY,
     Attempt,
-    next_slope,
+    next_price,
 )
 
 Answer = Callable[[float], float]
@@ -22,8 +22,8 @@ def attempts(
 ) -> list[Attempt]:
     """Try prices until the goal is hit or given up."""
     tried = [(first, answer(first))]
-    while (slope := next_slope(tried, own, elasticity)) is not None:
-        tried.append((slope, answer(slope)))
+    while (bit_price := next_price(tried, own, elasticity)) is not None:
+        tried.append((bit_price, answer(bit_price)))
         assert len(tried) < 50
     return tried
 
@@ -38,7 +38,8 @@ def hits(tried: list[Attempt]) -> bool:
 def test_sizes_are_hit(share: float, elasticity: float, bend: float) -> None:
     """A power law whose exponent grows with the price, as it does on real networks."""
     tried = attempts(
-        lambda slope: share * slope ** (elasticity - bend * max(slope - 1.0, 0.0)), SIZE_ELASTICITY
+        lambda bit_price: share * bit_price ** (elasticity - bend * max(bit_price - 1.0, 0.0)),
+        SIZE_ELASTICITY,
     )
     assert hits(tried)
 
@@ -46,28 +47,28 @@ def test_sizes_are_hit(share: float, elasticity: float, bend: float) -> None:
 @pytest.mark.parametrize("share", [0.45, 0.6, 0.95, 1.05, 1.5])
 @pytest.mark.parametrize("elasticity", [0.4, 0.6, 1.0])
 def test_divergences_are_hit(share: float, elasticity: float) -> None:
-    tried = attempts(lambda slope: share * slope**elasticity, DIVERGENCE_ELASTICITY)
+    tried = attempts(lambda bit_price: share * bit_price**elasticity, DIVERGENCE_ELASTICITY)
     assert hits(tried)
 
 
 def test_a_goal_that_is_hit_already_needs_no_pass() -> None:
     for share in (CLOSE, 0.99, 1.0):
-        assert next_slope([(1.0, share)], 1.0, SIZE_ELASTICITY) is None
+        assert next_price([(1.0, share)], 1.0, SIZE_ELASTICITY) is None
 
 
 def test_where_the_share_says_nothing_the_price_is_doubled_then_halved() -> None:
     """A loss of accuracy has steps."""
-    tried = attempts(lambda slope: 0.0 if slope < 3.0 else inf, DIVERGENCE_ELASTICITY)
-    assert [slope for slope, _ in tried] == pytest.approx(
+    tried = attempts(lambda bit_price: 0.0 if bit_price < 3.0 else inf, DIVERGENCE_ELASTICITY)
+    assert [bit_price for bit_price, _ in tried] == pytest.approx(
         [1.0, 2.0, 4.0, 8**0.5, 128**0.25, (8**0.5 * 128**0.25) ** 0.5]
     )
-    tried = attempts(lambda slope: 0.0 if slope < 0.3 else inf, DIVERGENCE_ELASTICITY)
-    assert [slope for slope, _ in tried[:3]] == [1.0, 0.5, 0.25]
+    tried = attempts(lambda bit_price: 0.0 if bit_price < 0.3 else inf, DIVERGENCE_ELASTICITY)
+    assert [bit_price for bit_price, _ in tried[:3]] == [1.0, 0.5, 0.25]
 
 
 def test_steps_of_the_size_do_not_hold_it_up() -> None:
     """Neighbouring prices may lead to the same file."""
-    tried = attempts(lambda slope: 1.001 if slope < 1.2 else 0.985, SIZE_ELASTICITY)
+    tried = attempts(lambda bit_price: 1.001 if bit_price < 1.2 else 0.985, SIZE_ELASTICITY)
     assert hits(tried)
 
 
@@ -77,11 +78,13 @@ def test_out_of_reach(share: float) -> None:
         tried = attempts(lambda _: share, elasticity)
         assert not hits(tried)
         assert len(tried) <= PASSES + 1
-        assert all(1 / 8 <= slope <= 8 for slope, _ in tried)
+        assert all(1 / 8 <= bit_price <= 8 for bit_price, _ in tried)
 
 
 def test_a_student_that_has_no_price_takes_its_neighbours() -> None:
-    tried = attempts(lambda slope: 1.2 * max(slope, 0.01) ** -0.05, SIZE_ELASTICITY, 1.0, 0.0)
+    tried = attempts(
+        lambda bit_price: 1.2 * max(bit_price, 0.01) ** -0.05, SIZE_ELASTICITY, 1.0, 0.0
+    )
     assert len(tried) > 2
-    assert all(1 / 8 <= slope <= 8 for slope, _ in tried[1:])
+    assert all(1 / 8 <= bit_price <= 8 for bit_price, _ in tried[1:])
     assert attempts(lambda _: 2.0, SIZE_ELASTICITY, 0.0, 0.0) == [(0.0, 2.0)]

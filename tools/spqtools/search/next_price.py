@@ -27,7 +27,7 @@ Attempt = tuple[float, float]
 """A price, and the share of what the goal allows that it led to."""
 
 
-def next_slope(tried: Sequence[Attempt], own: float, elasticity: float) -> float | None:
+def next_price(tried: Sequence[Attempt], own: float, elasticity: float) -> float | None:
     """Return the price to try next, or None when the goal is hit or out of reach.
 
     A pure function of what was tried, so that a resumed search goes the same way.
@@ -53,29 +53,29 @@ def next_slope(tried: Sequence[Attempt], own: float, elasticity: float) -> float
     # The cheap end is beyond what a size goal allows, and within what the others do.
     cheap: list[Attempt] = []
     dear: list[Attempt] = []
-    for slope, share in tried:
+    for bit_price, share in tried:
         side = cheap if (share > 1.0) == (elasticity < 0.0) else dear
-        side.append((max(slope, least), share))
+        side.append((max(bit_price, least), share))
     if cheap and dear:
         return _between(max(cheap), min(dear))
     towards = sorted(cheap) if cheap else sorted(dear, reverse=True)
-    slope, share = towards[-1]
+    bit_price, share = towards[-1]
     factor = _BLIND_STEP
     if 0.0 < share < inf:
         factor = (_AIM / share) ** (1.0 / _elasticity(towards, elasticity))
         factor = max(factor, 1.0 / factor, _STEP)
-    following = min(slope * factor, most) if cheap else max(slope / factor, least)
-    return None if following == slope else following
+    following = min(bit_price * factor, most) if cheap else max(bit_price / factor, least)
+    return None if following == bit_price else following
 
 
 def _elasticity(towards: Sequence[Attempt], usual: float) -> float:
     """Return the exponent that the last two attempts on the way to the goal tell of."""
     if len(towards) < 2:
         return usual
-    (slope_before, share_before), (slope, share) = towards[-2:]
-    if slope == slope_before or share_before <= 0.0:
+    (price_before, share_before), (bit_price, share) = towards[-2:]
+    if bit_price == price_before or share_before <= 0.0:
         return usual
-    told = log(share / share_before) / log(slope / slope_before) / usual
+    told = log(share / share_before) / log(bit_price / price_before) / usual
     return usual * min(max(told, 1.0 / _DOUBT), _DOUBT)
 
 
