@@ -128,6 +128,19 @@ def test_unpack_gives_every_tensor_back(packed: Path, capsys: pytest.CaptureFixt
         assert sorted(state) == sorted(archive.keys())
         for name, value in state.items():
             assert value.tobytes() == archive.get_tensor(name).tobytes()
+        with safetensors.safe_open(output, "numpy") as unpacked:
+            assert unpacked.metadata() == {**archive.metadata, "format": "pt"}
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "unpack", "export"])
+def test_most_bytes_that_may_be_decoded(
+    packed: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = ("-o", packed.with_name("out")) if command in ("unpack", "export") else ()
+    assert "the limit is 100" in refusal(capsys, command, packed, *to, "--max-decoded", "100")
+    if command != "export":
+        words = (command, packed, *to, "--max-decoded", "1MB")
+        assert main([str(word) for word in words]) == 0
 
 
 def test_export_without_a_program(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,16 @@ _PREPROCESS = click.option(
 )
 
 
+_MAX_DECODED = click.option(
+    "--max-decoded",
+    "limits",
+    type=parameters.size,
+    metavar="SIZE",
+    callback=lambda _context, _option, size: size and spq.Limits(max_decoded_bytes=size),
+    help="Most bytes that all tensors may take when they are decoded.  [default: 8GiB]",
+)
+
+
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="spq %(version)s")
 @click.pass_context
@@ -298,8 +308,9 @@ def pack(
 
 @command.command()
 @click.argument("file", type=_INPUT)
+@_MAX_DECODED
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(file: Path, as_json: bool) -> None:
+def inspect(file: Path, limits: spq.Limits | None, as_json: bool) -> None:
     """Show what FILE holds, tensor by tensor.
 
     \b
@@ -308,20 +319,21 @@ def inspect(file: Path, as_json: bool) -> None:
     """
     from spqtools.inspection import inspect_file, inspection_json, inspection_text
 
-    inspection = inspect_file(file)
+    inspection = inspect_file(file, limits)
     click.echo(inspection_json(inspection) if as_json else inspection_text(inspection))
 
 
 @command.command()
 @click.argument("file", type=_INPUT)
-def verify(file: Path) -> None:
+@_MAX_DECODED
+def verify(file: Path, limits: spq.Limits | None) -> None:
     """Decode FILE and check all its checksums.
 
     \b
     Example:
       spq verify model.spq && scp model.spq device:
     """
-    with spq.open(file) as archive:
+    with spq.open(file, limits) as archive:
         archive.verify()
         click.echo(
             f"{escape(str(file))}: sound, {len(archive.keys())} tensors, "
@@ -332,7 +344,8 @@ def verify(file: Path) -> None:
 @command.command()
 @click.argument("file", type=_INPUT)
 @click.option("-o", "--output", type=_OUTPUT, required=True, help="The .safetensors to write.")
-def unpack(file: Path, output: Path) -> None:
+@_MAX_DECODED
+def unpack(file: Path, output: Path, limits: spq.Limits | None) -> None:
     """Write the tensors of FILE as .safetensors.
 
     \b
@@ -341,7 +354,7 @@ def unpack(file: Path, output: Path) -> None:
     """
     with extra("torch"):
         from spqtools.unpack import write_safetensors
-    _say_written(output, write_safetensors(file, output))
+    _say_written(output, write_safetensors(file, output, limits))
 
 
 @command.command()
@@ -353,7 +366,8 @@ def unpack(file: Path, output: Path) -> None:
     help="Keep the weights packed in the model; standard operators expand them to the same bits "
     "when a runtime loads it.",
 )
-def export(file: Path, output: Path, compact: bool) -> None:
+@_MAX_DECODED
+def export(file: Path, output: Path, compact: bool, limits: spq.Limits | None) -> None:
     """Write FILE as an ordinary ONNX model.
 
     \b
@@ -363,7 +377,7 @@ def export(file: Path, output: Path, compact: bool) -> None:
     """
     with extra("onnx"):
         from spqtools.unpack import write_onnx
-    _say_written(output, write_onnx(file, output, compact=compact))
+    _say_written(output, write_onnx(file, output, compact=compact, limits=limits))
 
 
 @command.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import spq
+from spqformat import Limits
 from spqtools.report import JSON_FORMAT, TensorRow, escape, table, tensor_table
 
 
@@ -65,13 +66,15 @@ class Inspection:
         return self.zeros / max(self.weights, 1)
 
 
-def inspect_file(file: Path | bytes) -> Inspection:
+def inspect_file(file: Path | bytes, limits: Limits | None = None) -> Inspection:
     """Read a packed file, tensor after tensor.
 
     Parameters
     ----------
     file : Path or bytes
         The packed file.
+    limits : Limits, optional
+        What reading may take.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def inspect_file(file: Path | bytes) -> Inspection:
     OSError
         The file could not be read.
     """
-    with spq.open(file) as archive:
+    with spq.open(file, limits) as archive:
         names = archive.keys()
         return Inspection(
             file_bytes=archive.file_bytes,
