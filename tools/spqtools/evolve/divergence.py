@@ -83,7 +83,8 @@ class Divergence:
             size = student[0].shape[0]
             total += float(self.of_batch(student, batch)) * size
             samples += size
-        return inf if isnan(total) else total / samples
+        # Rounding alone makes it less than nothing.
+        return inf if isnan(total) else max(total / samples, 0.0)
 
     def pieces(self, outputs: Sequence[list[Tensor]], batches: Sequence[int]) -> Tensor:
         """Return the means over some pieces of the samples of the given batches, which tell chance.
