@@ -25,7 +25,7 @@ import torch
 from spqtools.comparison.request import CompareRequest, run_compare
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.population import top
-from spqtools.evolve.search import Evolution
+from spqtools.evolve.search import NOBODY, Evolution, Watch
 from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress
@@ -47,7 +47,12 @@ class Magnitude(Evolution):
     """A search that only knows how large weights are."""
 
     def cycle(
-        self, state: Sparse, density: float, number: int, begun: Begun | None = None
+        self,
+        state: Sparse,
+        density: float,
+        number: int,
+        begun: Begun | None = None,
+        watch: Watch = NOBODY,
     ) -> Sparse:
         """Zero the smallest weights of each layer, and compensate."""
         keep = {}

@@ -140,7 +140,7 @@ def test_a_fitness_of_ones_own(tmp_path: Path) -> None:
         ("def fitness(student, teacher):\n    return student[0].detach().sum()\n", "a gradient"),
         ("def fitness(student, teacher):\n    raise SystemExit\n", "SystemExit"),
         ("def fitness(student):\n    return 0\n", "TypeError"),
-        ("other = 1\n", "AttributeError"),
+        ("other = 1\n", "has no 'fitness'"),
     ],
 )
 def test_a_fitness_that_is_none(tmp_path: Path, text: str, said: str) -> None:

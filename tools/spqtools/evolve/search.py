@@ -61,6 +61,25 @@ def held_out_samples(samples: int) -> int:
     return max(1, int(samples * _HELD_OUT_SHARE)) if samples > 1 else 0
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who follows a cycle.
+
+    Parameters
+    ----------
+    before_layer : Callable[[], None]
+        Called before each layer; what it raises ends the cycle.
+    after_layer : Callable[[Begun, float], None]
+        Called when the cycle is through with a layer: where it stands, and the share that is done.
+    """
+
+    before_layer: Callable[[], None] = lambda: None
+    after_layer: Callable[[Begun, float], None] = lambda _begun, _share: None
+
+
+NOBODY = Watch()
+
+
 @dataclass
 class Evolution:
     """The search for a sparse student.
@@ -81,10 +100,6 @@ class Evolution:
         Samples of a batch; by default what a processor's cache holds.
     fitness : callable, optional
         What students are judged by; by default what their outputs look like, see `Divergence`.
-    before_layer : Callable[[], None]
-        Called before each layer; what it raises ends the cycle.
-    after_layer : Callable[[Begun, float], None]
-        Called when a cycle is through with a layer: where it stands, and the share that is done.
     """
 
     graph: fx.GraphModule
@@ -94,8 +109,6 @@ class Evolution:
     compensation: bool = True
     batch_size: int | None = None
     fitness: Fitness | None = None
-    before_layer: Callable[[], None] = lambda: None
-    after_layer: Callable[["Begun", float], None] = lambda _begun, _share: None
     evaluations: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -150,7 +163,12 @@ class Evolution:
             return self.held_out_divergence(outputs, range(len(outputs)))
 
     def cycle(
-        self, state: Sparse, density: float, number: int, begun: Begun | None = None
+        self,
+        state: Sparse,
+        density: float,
+        number: int,
+        begun: Begun | None = None,
+        watch: Watch = NOBODY,
     ) -> Sparse:
         """Zero weights until a share of `density` is left, and compensate.
 
@@ -164,8 +182,10 @@ class Evolution:
             Number of the cycle, which keys its random choices.
         begun : Begun, optional
             Where the same cycle has stood before; the result is the same.
+        watch : Watch
+            Who follows it.
         """
-        begun = begun or self._begin(state, density, number)
+        begun = begun or self._begin(state, density, number, watch)
         credit = dict(begun.student.credit)
         keep = dict(begun.student.keep)
         share = self.share_done(begun)
@@ -178,11 +198,11 @@ class Evolution:
             share += (1 - _BEGINNING) * self.work[name]
             tensors = {**stop.weights, **chosen.tensors}
             student = Sparse(tensors, dict(keep), begun.student.tilt, credit=dict(credit))
-            self.after_layer(replace(begun, student=student, evaluations=self.evaluations), share)
+            watch.after_layer(replace(begun, student=student, evaluations=self.evaluations), share)
             return chosen
 
         with torch.no_grad():
-            tensors, keep = self._sweep(self.student, state, choose, begun.student)
+            tensors, keep = self._sweep(self.student, state, choose, watch, begun.student)
         student = Sparse(tensors, keep, begun.student.tilt, credit=credit)
         return replace(student, zero_cost=self._zero_cost(student))
 
@@ -191,12 +211,12 @@ class Evolution:
         done = sum(self.work[name] for name in begun.student.keep)
         return _BEGINNING + (1 - _BEGINNING) * done
 
-    def _begin(self, state: Sparse, density: float, number: int) -> Begun:
+    def _begin(self, state: Sparse, density: float, number: int, watch: Watch) -> Begun:
         """Return a cycle before its first layer."""
         scores = self._outlook(state)
         kept_total = round(density * sum(mask.numel() for mask in state.keep.values()))
         with torch.no_grad():
-            tilt = self._evolve_tilt(state, scores, kept_total, number)
+            tilt = self._evolve_tilt(state, scores, kept_total, number, watch)
         goals, _ = allocate(scores, state.keep, tilt, kept_total)
         student = Sparse(dict(state.tensors), {}, tilt, credit=state.credit)
         return Begun(student, goals, self.evaluations)
@@ -266,6 +286,7 @@ class Evolution:
         *,
         student: Student | None = None,
         steps: int = STEPS,
+        watch: Watch = NOBODY,
     ) -> dict[str, Tensor]:
         """Zero what is not kept, layer by layer, and compensate on the way.
 
@@ -279,13 +300,15 @@ class Evolution:
             The samples to compensate on; by default the whole search part.
         steps : int
             Steps of the compensation.
+        watch : Watch
+            Hears before each layer.
         """
 
         def choose(stop: Stop, moments: Moments) -> Individual:
             return self._settle(stop, moments, keep[stop.layer.weight], steps)
 
         with torch.no_grad():
-            return self._sweep(student or self.student, state, choose)[0]
+            return self._sweep(student or self.student, state, choose, watch)[0]
 
     def _evolve_tilt(
         self,
@@ -293,13 +316,14 @@ class Evolution:
         scores: Mapping[str, Tensor],
         kept_total: int,
         number: int,
+        watch: Watch,
     ) -> dict[str, float]:
         """Try shifts of weight between layers and return the one of least divergence."""
 
         def fitness(tilt: Mapping[str, float]) -> Tensor:
             goals, _ = allocate(scores, state.keep, tilt, kept_total)
             keep = {name: top(scores[name], state.keep[name], goals[name]) for name in goals}
-            tensors = self.prune(state, keep, student=self.scout, steps=RACING_STEPS)
+            tensors = self.prune(state, keep, student=self.scout, steps=RACING_STEPS, watch=watch)
             self.evaluations += 1
             return self.divergence.pieces(self.scout.outputs(tensors), self.race)
 
@@ -385,6 +409,7 @@ class Evolution:
         student: Student,
         state: Sparse,
         choose: Callable[[Stop, Moments], Individual],
+        watch: Watch = NOBODY,
         begun: Sparse | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Walk student and teacher side by side and replace each layer by what `choose` returns.
@@ -402,7 +427,7 @@ class Evolution:
                 settled = _tensors(stop.layer, *_matrix(stop.layer, begun.tensors), begun.tensors)
                 chosen = Individual(begun.keep[name], settled, 0.0)
             else:
-                self.before_layer()
+                watch.before_layer()
                 chosen = choose(stop, measure_moments(stop, original, places[name]))
             tensors.update(chosen.tensors)
             keep[name] = chosen.keep

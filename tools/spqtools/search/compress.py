@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from spqformat import Reason, SpqError
 from spqtools.errors import first_line
 from spqtools.evolve.effort import EFFORTS
-from spqtools.evolve.search import Evolution
+from spqtools.evolve.search import Evolution, Watch
 from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.levels.placing import round_biases
 from spqtools.progress import Progress, Tick
@@ -205,17 +205,14 @@ class _Search:
                 saved = time.monotonic()
             advance(share)
 
-        evolution.before_layer = lambda: self._deadline.check("quantise")
-        evolution.after_layer = hear
+        watch = Watch(lambda: self._deadline.check("quantise"), hear)
+        number = len(self._trials)
         try:
-            student = evolution.cycle(self._before.student, density, len(self._trials), begun)
+            student = evolution.cycle(self._before.student, density, number, begun, watch)
         except (KeyboardInterrupt, TimeUp):
             if checkpoint is not None and begun is not None:
                 self._save(checkpoint, begun)
             raise
-        finally:
-            evolution.before_layer = lambda: None
-            evolution.after_layer = lambda _begun, _share: None
         self._begun = None
         advance(1.0)
         return student
