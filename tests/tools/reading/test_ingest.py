@@ -463,7 +463,7 @@ def test_arch_that_fails(tmp_path: Path, arch: Callable[[str], str], body: str, 
         ("net.py:", "is not MODULE:CALLABLE"),
         ("", "is not MODULE:CALLABLE"),
         ("no_such_module_of_spq:build", "ModuleNotFoundError"),
-        ("spqtools.demo:no_such", "AttributeError"),
+        ("spqtools.demo:no_such", "has no 'no_such'"),
         ("spqtools.demo:SEED", "TypeError"),
     ],
 )
