@@ -17,6 +17,7 @@ from spqtools.reading.programs import trace, write_programs
 from spqtools.reading.pt2 import read_pt2
 from spqtools.reading.teacher import find_teacher
 from spqtools.reading.tracing import capture, functional, keeps_state
+from tests.runtime.test_torch_program import Counting
 
 
 class Block(nn.Module):
@@ -51,17 +52,6 @@ class EndsWithNorm(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         result: Tensor = self.norm(self.relu(self.linear(inputs)))
         return result
-
-
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(1))
-        self.count: Tensor
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.count += 1
-        return inputs + self.count
 
 
 def blocks() -> tuple[Block, Block, Tensor]:
