@@ -279,5 +279,7 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], arch: str) -> None:
 
 def _damaged(path: Path) -> SpqError:
     return SpqError(
-        Reason.BAD_MODEL, f"{path} is damaged or not what its name says; save or fetch it again"
+        Reason.BAD_MODEL,
+        f"{path} is damaged or not what its name says; give a .pt with a state dict, a .pt2, "
+        "a .safetensors or an .onnx, or save or fetch it again",
     )
