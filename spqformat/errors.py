@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+_LONGEST_LINE = 160
+
 
 class Reason(StrEnum):
     """Why SPQ refused: a closed list (spec 10); programs may switch on it, releases only add."""
@@ -70,3 +72,12 @@ class SpqError(ValueError):
         place = "" if self.section is None else f" in {self.section!r}"
         place += "" if self.offset is None else f" at byte {self.offset}"
         return f"{self.message} [{self.code}{place}]"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, cut where it is long; without one, its type.
+
+    What other libraries say becomes part of a sentence of ours.
+    """
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line[:_LONGEST_LINE]

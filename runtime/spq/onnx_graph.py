@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spqformat import Reason, SpqError
+from spqformat.errors import first_line
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -62,9 +63,8 @@ def export(program: "ExportedProgram") -> ModelProto:
             warnings.simplefilter("ignore")
             converted = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
     except Exception as error:  # the exporter raises whatever its translations raise
-        first = str(error).strip().splitlines() or [type(error).__name__]
         raise SpqError(
-            Reason.UNSUPPORTED_MODEL, f"the network has no ONNX form ({first[0][:160]})"
+            Reason.UNSUPPORTED_MODEL, f"the network has no ONNX form ({first_line(error)})"
         ) from error
     finally:
         registration.setLevel(level)

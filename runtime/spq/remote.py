@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from spq._extras import extra
 from spqformat import Reason, SpqError
+from spqformat.errors import first_line
 
 _ATTEMPTS = 4
 _FIRST_PAUSE_SECONDS = 0.2
@@ -46,10 +47,10 @@ class RemoteSource:
         except OSError:
             raise
         except ImportError as error:
-            raise SpqError(Reason.MISSING_EXTRA, f"{url}: {_first_line(error)}") from error
+            raise SpqError(Reason.MISSING_EXTRA, f"{url}: {first_line(error)}") from error
         except Exception as error:  # file systems raise whatever they like at what is no URL
             raise SpqError(
-                Reason.BAD_ARGUMENT, f"{url} cannot be read: {_first_line(error)}"
+                Reason.BAD_ARGUMENT, f"{url} cannot be read: {first_line(error)}"
             ) from error
         size = self._patiently(lambda: self._files.info(self._path)["size"])
         if size is None:
@@ -99,7 +100,7 @@ class RemoteSource:
         kind: type[OSError] = OSError
         if isinstance(error, FileNotFoundError) or getattr(error, "status", 0) == _NOT_FOUND:
             kind = FileNotFoundError
-        return kind(f"{self._url}: {_first_line(error)}")
+        return kind(f"{self._url}: {first_line(error)}")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -111,8 +112,3 @@ def _cause(error: BaseException) -> BaseException:
 
 def _is_final(error: BaseException) -> bool:
     return isinstance(error, _FINAL_ERRORS) or getattr(error, "status", 0) in _FINAL_STATUSES
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -15,6 +15,7 @@ from spq.archive import Archive, opened
 from spq.onnx_graph import bind, serialise
 from spq.source import FileLike
 from spqformat import Limits, Reason, SpqError
+from spqformat.errors import first_line
 
 # ONNX Runtime looks into smaller tensors while it builds the graph, shapes for example.
 _LEAST_OUTSIDE_BYTES = 4096
@@ -139,9 +140,10 @@ def _open(model: ModelProto, options: dict[str, Any]) -> "onnxruntime.InferenceS
     try:
         return onnxruntime.InferenceSession(serialise(model), **options)
     except _REFUSALS as error:
-        first = str(error).strip().splitlines()[0][:200]
         raise SpqError(
-            Reason.BAD_PROGRAM, f"ONNX Runtime refuses the graph: {first}", section="program"
+            Reason.BAD_PROGRAM,
+            f"ONNX Runtime refuses the graph: {first_line(error)}",
+            section="program",
         ) from error
 
 

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from spq._extras import extra
 
 _SILENT = 4
-_DTYPES: dict[str, type[np.generic]] = {
+ELEMENT_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
@@ -46,7 +47,7 @@ def run(session: Any, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
 
     options = onnxruntime.RunOptions()
     options.log_severity_level = _SILENT
-    types = {value.name: _DTYPES.get(value.type) for value in session.get_inputs()}
+    types = {value.name: ELEMENT_TYPES.get(value.type) for value in session.get_inputs()}
     converted = {
         name: array if types.get(name) is None else array.astype(types[name], copy=False)
         for name, array in feeds.items()

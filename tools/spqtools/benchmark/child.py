@@ -18,23 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spqtools.errors import first_line
+from spqformat.errors import first_line
 
 _PAGE_BYTES = 4096
 # As long as this, and as often as that, a network is run for its latency.
 _RUN_SECONDS = 0.5
 _LEAST_RUNS = 5
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_ELEMENTS = {
-    "tensor(float16)": np.float16,
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(bool)": np.bool_,
-}
 
 Load = Callable[[], Any]
 Run = Callable[[], object]
@@ -247,12 +237,15 @@ def _example(path: str) -> dict[str, NDArray[np.generic]]:
 
 def _zeros(inputs: list[Any]) -> dict[str, NDArray[np.generic]]:
     """Return zeros for each input by its name; dimensions that are free have size 1."""
-    unknown = [value.type for value in inputs if value.type not in _ELEMENTS]
+    from spqtools.onnx_runtime import ELEMENT_TYPES
+
+    unknown = [value.type for value in inputs if value.type not in ELEMENT_TYPES]
     if unknown:
         raise NotRunError(f"it takes inputs of type {unknown[0]}")
     return {
         value.name: np.zeros(
-            [size if isinstance(size, int) else 1 for size in value.shape], _ELEMENTS[value.type]
+            [size if isinstance(size, int) else 1 for size in value.shape],
+            ELEMENT_TYPES[value.type],
         )
         for value in inputs
     }

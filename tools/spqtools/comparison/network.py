@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 import spq
 from spqformat import Reason, SpqError
+from spqformat.errors import first_line
 from spqformat.ids import MAGIC
-from spqtools.errors import first_line
 from spqtools.onnx_runtime import open_session, run, run_all
 
 # What trainers of detectors leave in the metadata: {0: 'person', 1: "driver's cab"}.

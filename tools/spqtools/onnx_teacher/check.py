@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spq.onnx_graph import serialise
 from spqformat import Reason, SpqError
-from spqtools.errors import first_line
+from spqformat.errors import first_line
 from spqtools.onnx_runtime import fixed_batch, open_session, run_all
 from spqtools.onnx_teacher.teacher import OnnxTeacher
 from spqtools.onnx_teacher.wiring import inlined

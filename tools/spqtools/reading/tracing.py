@@ -6,7 +6,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from spqformat import Reason, SpqError
-from spqtools.errors import first_line
+from spqformat.errors import first_line
 from spqtools.silence import silence
 
 _ATEN = torch.ops.aten

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from spqformat import Reason, SpqError
-from spqtools.errors import first_line
+from spqformat.errors import first_line
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.search import Evolution, Watch
 from spqtools.evolve.sparse import Begun, Sparse
