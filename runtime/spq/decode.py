@@ -13,16 +13,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from spq import rans
 from spq._processors import processor_count
+from spq.dense import DenseDecoder
 from spq.floats import Convert, conversion
-from spq.indices import as_wide_elements, levels_of_symbols
 from spq.planes import PlanesDecoder
 from spq.scratch import Scratch
 from spq.sparse import SparseDecoder
 from spqformat import Reason, SpqError
 from spqformat.coded import bad_stream
-from spqformat.dense_tables import DenseTables, read_dense_tables
 from spqformat.ids import DType, Encoding
 from spqformat.model import TensorRecord
 
@@ -272,43 +270,9 @@ class _RawDecoder:
             raise bad_stream(self._record, chunk, "a boolean is neither 0 nor 1")
 
 
-class _DenseDecoder:
-    """Level indices under one table."""
-
-    def __init__(self, record: TensorRecord, read_part: ReadPart, convert: Convert) -> None:
-        self._record = record
-        self._read_part = read_part
-        tables = read_dense_tables(read_part(record, 0), record, rans.read_tables)
-        self._tables: DenseTables = tables
-        self._rans = rans.build_tables(tables.frequencies[None, :], tables.freq_log2)
-        self._per_symbol = 8 // tables.index_bits
-        self._symbol_levels = levels_of_symbols(convert(tables.codebook.levels), tables.index_bits)
-        self.chunk_count = len(record.parts) - 1
-
-    def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
-        """Decode the symbols of one chunk and look their levels up."""
-        from spq._kernels import look_up
-
-        first = chunk * self._tables.chunk_elements
-        target = elements[first : first + self._tables.chunk_elements]
-        symbol_count = -(-target.size // self._per_symbol)
-        stored = self._read_part(self._record, 1 + chunk)
-        status, symbols = rans.decode(stored, self._rans, rans.NO_CONTEXTS, symbol_count)
-        if status:
-            raise bad_stream(self._record, 1 + chunk, rans.DECODE_FAULTS[status])
-        whole = symbols[: target.size // self._per_symbol]
-        wide = as_wide_elements(self._symbol_levels)
-        look_up(whole, wide, target[: whole.size * self._per_symbol].view(wide.dtype))
-        if whole.size < symbol_count:
-            used = target.size - whole.size * self._per_symbol
-            if int(symbols[-1]) >> (used * self._tables.index_bits):
-                raise bad_stream(self._record, 1 + chunk, "padding is not zero")
-            target[-used:] = self._symbol_levels[symbols[-1], :used]
-
-
 _DECODERS: Mapping[Encoding, Callable[[TensorRecord, ReadPart, Convert], _Decoder]] = {
     Encoding.RAW: _RawDecoder,
-    Encoding.DENSE: _DenseDecoder,
+    Encoding.DENSE: DenseDecoder,
     Encoding.SPARSE: SparseDecoder,
     Encoding.PLANES: PlanesDecoder,
 }

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spq import rans
-from spq.chunks import CHUNK_ELEMENTS, SMALL_ELEMENTS
-from spq.frequencies import CodedTable
-from spq.indices import index_table, pack_indices
+from spq.chunks import SMALL_ELEMENTS
+from spq.dense import encode_dense
 from spq.planes import encode_planes
 from spq.sparse import encode_sparse, views
 from spqformat.codebook import Codebook, smallest_codebook, spanning_codebook
 from spqformat.cursor import varint
-from spqformat.dense_tables import dense_alphabet, write_dense_head
 from spqformat.ids import DType, Encoding
 from spqformat.writer import EncodedTensor
 
@@ -104,61 +101,6 @@ def _index(bits: NDArray[np.generic], dtype: DType, shape: tuple[int, ...]) -> _
     return _Indexed(dtype, shape, levels[:count][order], rank[indices])
 
 
-# --- dense -----------------------------------------------------------------------------------
-
-
-def _encode_dense(indexed: _Indexed, crc: int) -> list[EncodedTensor]:
-    """Encode all elements as level indices, with each codebook that fits."""
-    options = [_dense(indexed, smallest_codebook(indexed.levels, indexed.dtype), crc)]
-    uniform = _as_uniform(indexed)
-    if uniform is not None:
-        options.append(_dense(*uniform, crc))
-    return options
-
-
-def _dense(indexed: _Indexed, codebook: Codebook, crc: int) -> EncodedTensor:
-    """Encode level indices under one table, several in a symbol where that is as small."""
-    wide = [bits for bits in (1, 2, 4) if codebook.level_count <= 1 << bits][:1]
-    chunk_elements = CHUNK_ELEMENTS
-    best: tuple[float, int, int, CodedTable, NDArray[np.uint8]] | None = None
-    for index_bits in (*wide, 8):
-        symbols = pack_indices(indexed.indices, index_bits)
-        alphabet = dense_alphabet(index_bits, codebook.level_count)
-        counts = np.bincount(symbols, minlength=alphabet)
-        freq_log2, table = index_table(counts, index_bits, codebook.level_count)
-        if best is None or table.bits < best[0]:
-            best = (table.bits, index_bits, freq_log2, table, symbols)
-    assert best is not None
-    _, index_bits, freq_log2, table, symbols = best
-    coder = rans.build_tables(table.frequencies[None, :], freq_log2)
-    tables = write_dense_head(codebook, index_bits, chunk_elements)
-    parts = [tables + bytes([freq_log2]) + table.written]
-    symbols_per_chunk = chunk_elements * index_bits // 8
-    parts += [
-        rans.encode(symbols[first : first + symbols_per_chunk], coder, rans.NO_CONTEXTS)
-        for first in range(0, symbols.size, symbols_per_chunk)
-    ]
-    return EncodedTensor(indexed.dtype, Encoding.DENSE, indexed.shape, crc, parts)
-
-
-def _as_uniform(indexed: _Indexed) -> tuple[_Indexed, Codebook] | None:
-    """Return the tensor as integers times a power of two, when at most 256 integers span it."""
-    if indexed.dtype is not DType.F32:
-        return None
-    codebook = spanning_codebook(indexed.levels)
-    if codebook is None:
-        return None
-    values = indexed.levels.view(np.float32).astype(np.float64)
-    rank = (np.ldexp(values, -codebook.exponent) - codebook.first).astype(np.uint8)
-    return (
-        _Indexed(indexed.dtype, indexed.shape, codebook.levels, rank[indexed.indices]),
-        codebook,
-    )
-
-
-# --- sparse ----------------------------------------------------------------------------------
-
-
 def _encode_sparse(indexed: _Indexed, zero_index: int, crc: int) -> EncodedTensor:
     """Encode a mask of the non-zero elements and their level indices, in the best view."""
     codebook = smallest_codebook(np.delete(indexed.levels, zero_index), indexed.dtype)
@@ -173,3 +115,25 @@ def _encode_sparse(indexed: _Indexed, zero_index: int, crc: int) -> EncodedTenso
         for view in views(indexed.shape, indexed.indices.size)
     ]
     return min(options, key=_directory_and_stored_bytes)
+
+
+def _encode_dense(indexed: _Indexed, crc: int) -> list[EncodedTensor]:
+    """Encode all elements as level indices, with each codebook that fits."""
+    options = [(indexed.indices, smallest_codebook(indexed.levels, indexed.dtype))]
+    options += _as_uniform(indexed)
+    return [
+        EncodedTensor(indexed.dtype, Encoding.DENSE, indexed.shape, crc, encode_dense(*option))
+        for option in options
+    ]
+
+
+def _as_uniform(indexed: _Indexed) -> list[tuple[NDArray[np.uint8], Codebook]]:
+    """Return the tensor as integers times a power of two, when at most 256 integers span it."""
+    if indexed.dtype is not DType.F32:
+        return []
+    codebook = spanning_codebook(indexed.levels)
+    if codebook is None:
+        return []
+    values = indexed.levels.view(np.float32).astype(np.float64)
+    rank = (np.ldexp(values, -codebook.exponent) - codebook.first).astype(np.uint8)
+    return [(rank[indexed.indices], codebook)]
