@@ -196,7 +196,8 @@ def command(context: click.Context) -> None:
     metavar="DATA",
     help="After the search, train the small network on the original's outputs, down to the size or "
     "at the sparsity that is the goal. DATA are inputs without labels: .npz, .npy, a folder of "
-    "images, or MODULE:CALLABLE or FILE.py:CALLABLE that yields batches (this code is run).",
+    "images, which are varied from step to step, or MODULE:CALLABLE or FILE.py:CALLABLE that "
+    "yields batches (this code is run).",
 )
 @click.option(
     "--recover-time",

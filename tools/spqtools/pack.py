@@ -59,7 +59,8 @@ class PackRequest:
         Seconds after which the search ends with the best that there is; a packing without
         calibration inputs takes no notice of it.
     recovery : str, optional
-        Inputs to train on, see `read_unlabelled`; needed when the options say that it recovers.
+        Inputs to train on, see `read_unlabelled`; images of a folder are varied. Needed when the
+        options say that it recovers.
     recovery_time : float
         Seconds for the training.
     """
@@ -130,7 +131,8 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
     if lessons is not None:
         if teacher is None:
             raise SpqError(Reason.BAD_ARGUMENT, "training needs the network; pass --arch")
-        notes.append(f"trained on {lessons.inputs[0].shape[0]:,} inputs without labels")
+        kind = "images, varied," if lessons.varies else "inputs"
+        notes.append(f"trained on {lessons.inputs[0].shape[0]:,} {kind} without labels")
     for note in notes:
         progress.note(note)
     frontier = None if request.frontier is None else _open_frontier(request, content)
@@ -244,9 +246,10 @@ def _lessons(request: PackRequest, calibration: Calibration | None) -> Lessons |
         raise SpqError(
             Reason.BAD_ARGUMENT, "training begins with a search on calibration inputs; pass --calib"
         )
-    steps = request.preprocess if Path(request.recovery).is_dir() else None
+    are_images = Path(request.recovery).is_dir()
+    steps = request.preprocess if are_images else None
     inputs = read_unlabelled(request.recovery, calibration.inputs, steps)
-    return Lessons(inputs, request.recovery_time)
+    return Lessons(inputs, request.recovery_time, varies=are_images)
 
 
 def _check_request(request: PackRequest, checkpoint: Path) -> None:

@@ -14,7 +14,9 @@ from spqformat import Reason, SpqError
 from spqtools.cli import main
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress
+from spqtools.reading.calibration import read_calibration
 from spqtools.reading.preprocess import parse_preprocess
+from spqtools.report import Report
 from spqtools.search.goal import Options
 
 SIZE, CLASSES = 8, 24
@@ -257,22 +259,55 @@ def test_accuracy_of_models_that_want_their_inputs_otherwise(
         assert archive.get_tensor("conv/kernel:0").dtype == expected
 
 
-def test_training_on_a_file_after_a_folder_of_images(
-    model: Path, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("spqtools.training.recover._PRODUCTS", 10**8)
-    folder, arrays = tmp_path / "images", tmp_path / "x.npz"
+@pytest.fixture
+def folder(images: NDArray[np.float32], tmp_path: Path) -> Path:
+    """Sixteen pictures of another size than the network takes."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for index, one in enumerate(images[:16]):
         pixels = np.clip(128 + 50 * one.transpose(1, 2, 0), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).resize((20, 12)).save(folder / f"{index}.png")
-    np.savez(arrays, x=images)
+    return folder
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spqtools.training.recover._PRODUCTS", 1)
+    monkeypatch.setattr("spqtools.training.recover._LEAST_STEPS", 60)
+
+
+def trained(model: Path, folder: Path, recovery: Path, output: Path) -> Report:
     request = PackRequest(
         model,
-        tmp_path / "out.spq",
+        output,
         Options(sparsity=0.5, effort="fast", recovers=True),
         calibration=folder,
         preprocess=parse_preprocess(f"size={SIZE}"),
-        recovery=str(arrays),
+        recovery=str(recovery),
     )
-    assert run_pack(request, Progress()).sparsity == pytest.approx(0.5, abs=0.02)
+    return run_pack(request, Progress())
+
+
+@pytest.mark.usefixtures("short_training")
+def test_training_on_a_file_after_a_folder_of_images(
+    model: Path, images: NDArray[np.float32], folder: Path, tmp_path: Path
+) -> None:
+    arrays = tmp_path / "x.npz"
+    np.savez(arrays, x=images)
+    report = trained(model, folder, arrays, tmp_path / "out.spq")
+    assert report.sparsity == pytest.approx(0.5, abs=0.02)
+    assert f"trained on {len(images)} inputs without labels" in report.notes
+
+
+@pytest.mark.usefixtures("short_training")
+def test_training_on_images_varies_them(model: Path, folder: Path, tmp_path: Path) -> None:
+    same = tmp_path / "same.npz"
+    np.savez(same, x=read_calibration(folder, parse_preprocess(f"size={SIZE}")).inputs[0].numpy())
+    outputs = [tmp_path / f"{name}.spq" for name in ("first", "again", "plain")]
+    for output, recovery in zip(outputs, (folder, folder, same), strict=True):
+        report = trained(model, folder, recovery, output)
+        varied = "trained on 16 images, varied, without labels" in report.notes
+        assert varied == (recovery == folder)
+    first, again, plain = (output.read_bytes() for output in outputs)
+    assert first == again
+    assert first != plain

@@ -19,6 +19,8 @@ from torch import nn
 
 import spq
 from spqtools.cli import main
+from spqtools.evolve.student import Layer
+from spqtools.levels.quantise import quantise_layer
 from spqtools.progress import Progress, Tick
 from spqtools.search.deadline import Deadline
 
@@ -231,6 +233,29 @@ def test_resumed_searches_end_the_same(
     )
     for file in files:
         assert (tmp_path / file).read_bytes() == (explored / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("goal", [("--target-ratio", "14"), ("--sparsity", "0.8")])
+def test_layers_on_levels_are_not_placed_again(
+    network: Network, goal: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[str] = []
+
+    def quantise(layer: Layer, *arguments: Any, **options: Any) -> Any:
+        placed.append(layer.weight)
+        return quantise_layer(layer, *arguments, **options)
+
+    monkeypatch.setattr("spqtools.levels.placing.quantise_layer", quantise)
+    assert main(network.words(tmp_path / "whole.spq", *goal)) == 0
+    at_once, placed[:] = list(placed), []
+    words = network.words(tmp_path / "net.spq", *goal)
+    with monkeypatch.context() as patch:
+        patch.setattr("spqtools.cli.ConsoleProgress", lambda: Interrupting("place levels", 20))
+        assert main(words) == 130
+    assert 0 < len(placed) < len(at_once)
+    assert main([*words, "--resume"]) == 0
+    assert placed == at_once
+    assert (tmp_path / "net.spq").read_bytes() == (tmp_path / "whole.spq").read_bytes()
 
 
 def test_killed_searches_end_the_same(network: Network, explored: Path, tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ class Watch:
     before_layer : Callable[[], None]
         Called before each layer; what it raises ends the cycle.
     after_layer : Callable[[Begun, float], None]
-        Called when the cycle is through with a layer: where it stands, and the share that is done.
+        Called when the cycle is through with its beginning or a layer: where it stands, and the
+        share that is done.
     """
 
     before_layer: Callable[[], None] = lambda: None
@@ -189,6 +190,7 @@ class Evolution:
         credit = dict(begun.student.credit)
         keep = dict(begun.student.keep)
         share = self.share_done(begun)
+        watch.after_layer(begun, share)
 
         def choose(stop: Stop, moments: Moments) -> Individual:
             nonlocal share
@@ -243,12 +245,15 @@ class Evolution:
         self,
         state: Sparse,
         revise_layer: Callable[[Layer, Moments, Tensor, Tensor | None], dict[str, Tensor]],
+        begun: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Walk once through the student and let a function replace each layer's weights.
 
         The function gets the layer, the moments of its present inputs, and its weight matrix and
-        bias; it returns tensors by name. Earlier layers already have their new weights.
+        bias; it returns tensors by name. Earlier layers already have their new weights. Layers
+        whose tensors are in `begun` take those.
         """
+        through = {name: keep for name, keep in state.keep.items() if name in (begun or {})}
 
         def choose(stop: Stop, moments: Moments) -> Individual:
             weight, bias = _matrix(stop.layer, stop.weights)
@@ -258,7 +263,9 @@ class Evolution:
             return Individual(keep, revise_layer(stop.layer, moments, weight, bias), 0.0)
 
         with torch.no_grad():
-            return self._sweep(self.student, state, choose)[0]
+            return self._sweep(
+                self.student, state, choose, begun=Sparse(dict(begun or {}), through, {})
+            )[0]
 
     def scores(self, state: Sparse) -> dict[str, dict[str, Tensor]]:
         """Return the log-scores of all layers by criterion and name, from one walk on one batch."""

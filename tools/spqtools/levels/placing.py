@@ -12,6 +12,10 @@ from spqtools.evolve.student import Layer
 from spqtools.levels.alternatives import round_to_step
 from spqtools.levels.quantise import quantise_layer
 
+AfterLayer = Callable[[Mapping[str, Tensor], float], None]
+"""Hears of the tensors of a layer that is on levels, at first of none, and of the share of the work
+that is done."""
+
 # Steps of the largest bias of a layer, and the growth of the divergence that counts as harm.
 _BIAS_STEPS = (16, 32, 64, 128)
 _BIAS_HARM = 1.01
@@ -27,7 +31,8 @@ def place_levels(
     *,
     may_zero: bool = True,
     methods: Sequence[str] | None = None,
-    after_layer: Callable[[float], None] = lambda _share: None,
+    begun: Mapping[str, Tensor] | None = None,
+    after_layer: AfterLayer = lambda _layer, _share: None,
 ) -> dict[str, Tensor]:
     """Return all tensors of a student, the layers' weights on levels.
 
@@ -45,12 +50,16 @@ def place_levels(
         Whether a survivor may become zero where that pays.
     methods : sequence of str, optional
         Kinds of levels to choose from; all by default.
-    after_layer : Callable[[float], None]
-        Hears of the share of the work that is done.
+    begun : mapping of str to Tensor, optional
+        Tensors of the layers that the same placing is through with; the result is the same.
+    after_layer : AfterLayer
+        Hears of each further layer.
     """
-    coupling = evolution.sensing.couplings(student)
-    share = _BEGINNING
-    after_layer(share)
+    begun = begun or {}
+    is_through = all(layer.weight in begun for layer in evolution.layers)
+    coupling = {} if is_through else evolution.sensing.couplings(student)
+    share = share_begun(evolution, begun)
+    after_layer({}, share)
 
     def revise(
         layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
@@ -70,13 +79,19 @@ def place_levels(
             methods=methods,
         )
         share += (1 - _BEGINNING) * evolution.work[name]
-        after_layer(share)
         named = {name: levelled.reshape(student.tensors[name].shape)}
         if layer.bias is not None and fitted is not None:
             named[layer.bias] = fitted
+        after_layer(named, share)
         return named
 
-    return evolution.revise(student, revise)
+    return evolution.revise(student, revise, begun)
+
+
+def share_begun(evolution: Evolution, begun: Mapping[str, Tensor]) -> float:
+    """Return the share of a placing's work that is done when its first layers are."""
+    done = sum(work for name, work in evolution.work.items() if name in begun)
+    return _BEGINNING + (1 - _BEGINNING) * done
 
 
 def round_biases(evolution: Evolution, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,9 +15,10 @@ from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.memory import bits_of
 from spqtools.search.goal import Options, Trial
 
-_FORMAT = "5"
+_FORMAT = "6"
 # The part that the student of a cycle on its way plays.
 _BEGUN = "begun"
+_PLACED = "placed"
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,17 @@ class Checkpoint:
         Candidates that were assessed.
     students : dict of str to Sparse
         Those that the search goes on with, by the part that they play.
-    begun : Begun, optional
+    begun : Begun or None
         The cycle that was on its way.
+    placed : dict of str to list of bytes
+        Layers on levels, see `Placings`.
     """
 
     trials: list[Trial]
     evaluations: int
     students: dict[str, Sparse]
-    begun: Begun | None = None
+    begun: Begun | None
+    placed: dict[str, list[bytes]]
 
 
 def search_digest(evolution: Evolution, options: Options) -> str:
@@ -72,6 +76,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
     for role, student in students.items():
         tensors |= {f"{role}/tensor/{name}": value for name, value in student.tensors.items()}
         tensors |= {f"{role}/keep/{name}": value for name, value in student.keep.items()}
+    for number, layers in enumerate(checkpoint.placed.values()):
+        for index, packed in enumerate(layers):
+            bytes_of_layer = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+            tensors[f"{_PLACED}/{number}/{index}"] = bytes_of_layer
     search = {
         "trials": [[trial.density, trial.beyond] for trial in checkpoint.trials],
         "evaluations": checkpoint.evaluations,
@@ -80,6 +88,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
             for role, student in students.items()
         },
         "goals": {} if begun is None else begun.goals,
+        "placed": {placing: len(layers) for placing, layers in checkpoint.placed.items()},
     }
     spq.save(tensors, path, metadata={"digest": digest, "search": json.dumps(search)})
 
@@ -116,6 +125,10 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
             f"{path} belongs to another search; delete it or leave out --resume",
         )
     saved = json.loads(metadata["search"])
+    placed = {
+        placing: [tensors.pop(f"{_PLACED}/{number}/{index}").tobytes() for index in range(count)]
+        for number, (placing, count) in enumerate(saved["placed"].items())
+    }
     groups: dict[str, dict[str, dict[str, Tensor]]] = {}
     for key, array in tensors.items():
         owner, kind, name = key.split("/", 2)
@@ -128,4 +141,4 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
     if _BEGUN in students:
         begun = Begun(students.pop(_BEGUN), saved["goals"], saved["evaluations"])
     trials = [Trial(*trial) for trial in saved["trials"]]
-    return Checkpoint(trials, saved["evaluations"], students, begun)
+    return Checkpoint(trials, saved["evaluations"], students, begun, placed)

@@ -38,14 +38,17 @@ class Lessons:
         Inputs of the network without answers.
     seconds : float
         Wall time for the training.
+    varies : bool
+        Whether the only input is images, to be varied from step to step.
     """
 
     inputs: Sequence[Tensor]
     seconds: float
+    varies: bool = False
 
 
 _THREADS = 2
-# Least time from one checkpoint to the next within a cycle.
+# Least time from one checkpoint to the next within a cycle or a placing of levels.
 _SAVING_SECONDS = 20.0
 # A pruned student under this share of the budget is not quantised before the search goes on.
 _TRUSTED_SHARE = 0.25
@@ -91,8 +94,9 @@ def compress(
     file_bytes : callable
         Size of the file that a state becomes.
     checkpoint : Path, optional
-        Where the search leaves its state after each cycle and, in long ones, on the way; if the
-        file exists, the search goes on from it and ends with the same result.
+        Where the search leaves its state after each cycle and, in long ones and while levels are
+        placed, on the way; if the file exists, the search goes on from it and ends with the same
+        result.
     on_point : callable, optional
         Hears of every student on levels; with it, each cycle's student is put on levels, and
         further ones beyond the goal. The result is the same.
@@ -121,18 +125,21 @@ def compress(
         deadline = deadline or Deadline()
         searching = deadline if lessons is None else deadline.sooner(_SEARCHING)
         landing = Landing(evolution, calibration, options, goal, file_bytes, on_point, searching)
-        search = _Search(evolution, options, goal, landing, searching)
-        if checkpoint is not None and checkpoint.exists():
-            search.restore(checkpoint)
+        search = _Search(evolution, options, goal, landing, searching, checkpoint)
+        search.restore()
         cycles = planned_cycles(options.sparsity, EFFORTS[options.effort])
-        with progress.stage("evolve", cycles * TICKS, search.done) as tick:
-            search.run(checkpoint, tick)
-        if lessons is not None:
-            seconds = min(lessons.seconds, deadline.left)
-            return search.recovered(lessons.inputs, seconds, progress)
         placings = 1 if options.sparsity is not None else MOST_PLACINGS
-        with progress.stage("place levels", placings * TICKS) as tick:
-            return search.result(tick)
+        try:
+            with progress.stage("evolve", cycles * TICKS, search.done) as tick:
+                search.run(tick)
+            if lessons is not None:
+                seconds = min(lessons.seconds, deadline.left)
+                return search.recovered(replace(lessons, seconds=seconds), progress)
+            with progress.stage("place levels", placings * TICKS, landing.done) as tick:
+                return search.result(tick)
+        except KeyboardInterrupt:
+            search.save()
+            raise
 
 
 class _Search:
@@ -145,13 +152,17 @@ class _Search:
         goal: Goal,
         landing: Landing,
         deadline: Deadline,
+        checkpoint: Path | None,
     ) -> None:
         self._evolution = evolution
         self._options = options
         self._goal = goal
         self._deadline = deadline
         self._landing = landing
+        self._checkpoint = checkpoint
         self._digest = search_digest(evolution, options)
+        self._saved = time.monotonic()
+        landing.after_layer = self._save_sometimes
         self._trials: list[Trial] = []
         self._before = Rung(evolution.start())
         self._beyond: Rung | None = None
@@ -166,7 +177,7 @@ class _Search:
     def _begun_share(self) -> float:
         return 0.0 if self._begun is None else self._evolution.share_done(self._begun)
 
-    def run(self, checkpoint: Path | None, tick: Tick) -> None:
+    def run(self, tick: Tick) -> None:
         """Try densities until the goal lies between two of them."""
         self._refuse_hopeless_size()
         effort = EFFORTS[self._options.effort]
@@ -174,8 +185,9 @@ class _Search:
             try:
                 self._deadline.check("cycle", "quantise")
                 with self._deadline.timing("cycle"):
-                    rung = Rung(self._cycle(density, checkpoint, tick))
+                    rung = Rung(self._cycle(density, tick))
             except TimeUp:
+                self.save()
                 self._landing.is_cut = True
                 return
             if self._answers(rung):
@@ -187,37 +199,27 @@ class _Search:
             else:
                 trial = Trial(density, beyond=True)
             self._trials.append(trial)
-            if checkpoint is not None:
-                self._save(checkpoint)
+            self._begun = None
+            self.save()
             if trial.beyond and self._options.recovers:
                 return
 
-    def _cycle(self, density: float, checkpoint: Path | None, tick: Tick) -> Sparse:
+    def _cycle(self, density: float, tick: Tick) -> Sparse:
         """Run a cycle; look at the time before each layer, and leave the state on the way."""
-        evolution, begun = self._evolution, self._begun
-        saved, advance = time.monotonic(), by_share(tick, self._begun_share)
+        advance = by_share(tick, self._begun_share)
 
         def hear(reached: Begun, share: float) -> None:
-            nonlocal begun, saved
-            begun = reached
-            if checkpoint is not None and time.monotonic() - saved >= _SAVING_SECONDS:
-                self._save(checkpoint, begun)
-                saved = time.monotonic()
+            self._begun = reached
+            self._save_sometimes()
             advance(share)
 
         watch = Watch(lambda: self._deadline.check("quantise"), hear)
-        number = len(self._trials)
-        try:
-            student = evolution.cycle(self._before.student, density, number, begun, watch)
-        except (KeyboardInterrupt, TimeUp):
-            if checkpoint is not None and begun is not None:
-                self._save(checkpoint, begun)
-            raise
-        self._begun = None
+        before, number = self._before.student, len(self._trials)
+        student = self._evolution.cycle(before, density, number, self._begun, watch)
         advance(1.0)
         return student
 
-    def recovered(self, inputs: Sequence[Tensor], seconds: float, progress: Progress) -> Compressed:
+    def recovered(self, lessons: Lessons, progress: Progress) -> Compressed:
         """Train the student down to the goal."""
 
         def file_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -227,14 +229,15 @@ class _Search:
         found = recover(
             self._evolution.student,
             self._before.student,
-            inputs,
+            lessons.inputs,
             file_bytes,
             progress,
             target_bytes=self._goal.target_bytes,
             max_levels=(1 << (options.bits or _RECOVERED_BITS)) - 1,
-            seconds=seconds,
+            seconds=lessons.seconds,
             seed=options.seed,
             fitness=self._evolution.fitness,
+            varies=lessons.varies,
         )
         divergence = self._evolution.measure(found.tensors)
         point = Point(0.0, file_bytes(found.tensors), divergence, None)
@@ -257,24 +260,35 @@ class _Search:
         landing.go_onwards(self._beyond or self._before)
         return landing.compressed(best, missed)
 
-    def restore(self, path: Path) -> None:
-        """Go back to where a checkpoint of the same search was written."""
-        saved = read_checkpoint(path, self._digest)
+    def restore(self) -> None:
+        """Go back to where a checkpoint of the same search was written, if there is one."""
+        if self._checkpoint is None or not self._checkpoint.exists():
+            return
+        saved = read_checkpoint(self._checkpoint, self._digest)
         self._trials = saved.trials
         self._evolution.evaluations = saved.evaluations
         self._before = Rung(saved.students["before"])
         if "beyond" in saved.students:
             self._beyond = Rung(saved.students["beyond"])
         self._begun = saved.begun
+        self._landing.placings.packed = saved.placed
 
-    def _save(self, path: Path, begun: Begun | None = None) -> None:
-        """Leave what `restore` needs."""
+    def save(self) -> None:
+        """Leave what `restore` needs, once there is anything."""
+        placed = self._landing.placings.packed
+        if self._checkpoint is None or not (self._trials or self._begun or placed):
+            return
         students = {"before": self._before.student}
         if self._beyond is not None:
             students["beyond"] = self._beyond.student
-        evaluations = (begun or self._evolution).evaluations
-        checkpoint = Checkpoint(self._trials, evaluations, students, begun)
-        write_checkpoint(path, checkpoint, self._digest)
+        evaluations = (self._begun or self._evolution).evaluations
+        checkpoint = Checkpoint(self._trials, evaluations, students, self._begun, placed)
+        write_checkpoint(self._checkpoint, checkpoint, self._digest)
+        self._saved = time.monotonic()
+
+    def _save_sometimes(self) -> None:
+        if time.monotonic() - self._saved >= _SAVING_SECONDS:
+            self.save()
 
     def _refuse_hopeless_size(self) -> None:
         """Refuse a size that even a student of zeros does not fit."""

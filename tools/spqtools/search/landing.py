@@ -10,13 +10,14 @@ from torch import Tensor
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
-from spqtools.levels.placing import place_levels, round_biases
+from spqtools.levels.placing import place_levels, round_biases, share_begun
 from spqtools.progress import Tick
 from spqtools.reading.calibration import Calibration
 from spqtools.search.deadline import Deadline
 from spqtools.search.goal import Goal, Options, Point
 from spqtools.search.next_price import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, next_price
 from spqtools.search.outcome import Compressed, FileBytes, State
+from spqtools.search.placings import Placings
 
 OnPoint = Callable[[Compressed, float | None], None]
 """Hears of each student on levels, and of the points of accuracy that it loses."""
@@ -107,6 +108,8 @@ class Landing:
         self._deadline = deadline
         self._kind = evolution.divergence.description
         self._labels = calibration.labels
+        self.placings = Placings()
+        self.after_layer: Callable[[], None] = _nobody
         self._teacher_hits = self._hits(evolution.teacher)
         self.is_cut = False
         if options.max_drop is not None and self._teacher_hits is None:
@@ -115,6 +118,12 @@ class Landing:
                 "accuracy needs labels 'y' in the calibration file and a classifier; "
                 "use --max-divergence instead",
             )
+
+    @property
+    def done(self) -> int:
+        """Ticks of the placings that a checkpoint has brought."""
+        begun = map(self.placings.of, self.placings.packed)
+        return int(TICKS * sum(share_begun(self._evolution, layers) for layers in begun))
 
     @property
     def shows_points(self) -> bool:
@@ -208,7 +217,7 @@ class Landing:
     ) -> Found:
         """Put a student on levels, of all kinds by default, and measure it."""
         with self._deadline.timing("quantise"):
-            tensors = self._on_levels(student, bit_price, tick, methods)
+            tensors = self._on_levels(student, bit_price, tick or _silent, methods)
             hits, before = self._hits(tensors), self._teacher_hits
             divergence = self._evolution.measure(tensors)
             point = Point(
@@ -226,12 +235,21 @@ class Landing:
         self,
         student: Sparse,
         bit_price: float,
-        tick: Tick | None,
+        tick: Tick,
         methods: Sequence[str] | None,
     ) -> dict[str, Tensor]:
         """Put the survivors on levels and round the biases."""
         evolution, options = self._evolution, self._options
-        advance = by_share(tick or _silent)
+        placing = f"{student.density!r} {bit_price!r} {methods}"
+        begun = self.placings.of(placing)
+        advance = by_share(tick, share_begun(evolution, begun) if begun else 0.0)
+
+        def hear(layer: Mapping[str, Tensor], share: float) -> None:
+            if layer:
+                self.placings.add(placing, layer)
+                self.after_layer()
+            advance(share)
+
         tensors = place_levels(
             evolution,
             student,
@@ -239,7 +257,8 @@ class Landing:
             (1 << (options.bits or _AUTO_BITS)) - 1,
             may_zero=options.sparsity is None,
             methods=methods,
-            after_layer=advance,
+            begun=begun,
+            after_layer=hear,
         )
         advance(1.0)
         return round_biases(evolution, tensors)
@@ -273,6 +292,10 @@ def by_share(tick: Tick, begun: float = 0.0) -> Callable[[float], None]:
 
 def _silent(steps: int = 1, /) -> None:
     """Tell nobody."""
+
+
+def _nobody() -> None:
+    """Tell nobody either."""
 
 
 def _as_state(tensors: Mapping[str, Tensor]) -> State:

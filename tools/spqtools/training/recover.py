@@ -14,6 +14,7 @@ from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Student
 from spqtools.progress import Progress
 from spqtools.training.pupil import Pupil
+from spqtools.training.variants import vary
 
 TensorBytes = Callable[[Mapping[str, Tensor]], int]
 """Bytes of the whole file that tensors would become."""
@@ -81,6 +82,7 @@ def recover(
     seconds: float = DEFAULT_SECONDS,
     seed: int = 0,
     fitness: Fitness | None = None,
+    varies: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Recovered:
     """Train a sparse student on the teacher's outputs, down to a file size and onto levels.
@@ -114,6 +116,9 @@ def recover(
         Seed of all random choices.
     fitness : callable, optional
         What the student is judged by, see `Divergence`.
+    varies : bool
+        Whether the only input is images of which the student sees another variant each time, see
+        `vary`; those that are held out stay as they are.
     clock : Callable[[], float]
         Seconds, monotonic.
 
@@ -125,7 +130,7 @@ def recover(
         arguments on one machine and number of threads unless time has cut it.
     """
     plan = _Plan(student, inputs[0].shape[0], seconds, clock)
-    course = _Course(student, inputs, plan, seed, fitness)
+    course = _Course(student, inputs, plan, seed, fitness, varies)
     pupil = Pupil(student, sparse, seed)
     budget = _Budget(pupil, target_bytes, file_bytes)
     best = Recovered({}, inf, False)
@@ -145,8 +150,8 @@ def recover(
     share, next_choice, has_levels, is_fixed = 0.0, 1.0 / _CHOICES, False, False
     with progress.stage("recover", _TICKS) as tick:
         for epoch in range(plan.steps):
-            for rows in course.shuffled(epoch):
-                course.teach(pupil, rows, scale * _rate(share), moving=not is_fixed)
+            for places in course.shuffled(epoch):
+                course.teach(pupil, places, scale * _rate(share), moving=not is_fixed)
                 before, share = share, plan.advance()
                 tick(int(share * _TICKS) - int(before * _TICKS))
                 if share >= _FALLING and not has_levels:
@@ -218,12 +223,15 @@ class _Course:
         plan: _Plan,
         seed: int,
         fitness: Fitness | None,
+        varies: bool,
     ) -> None:
         self._student, self._inputs, self._plan, self._seed = student, inputs, plan, seed
+        self._varies, self._lesson = varies, 0
         wanted = plan.held_out + plan.steps * plan.batch
         self._rows = self._shuffle("samples", inputs[0].shape[0])[:wanted]
+        answered = self._rows[: plan.held_out] if varies else self._rows
         with torch.no_grad():
-            batches = torch.split(self._rows, plan.batch)
+            batches = torch.split(answered, plan.batch)
             answers = [self._run(student.original, rows) for rows in batches]
         self._answers = [torch.cat(parts) for parts in zip(*answers, strict=True)]
         self._divergence = Divergence([self._answers], fitness)
@@ -238,7 +246,13 @@ class _Course:
     def teach(self, pupil: Pupil, places: Tensor, rate: float, *, moving: bool) -> None:
         """Let a pupil learn from some samples."""
         inputs = [tensor[self._rows[places]] for tensor in self._inputs]
-        answers = [tensor[places] for tensor in self._answers]
+        self._lesson += 1
+        if self._varies:
+            inputs = [vary(inputs[0], Draws(self._seed, "variants", self._lesson))]
+            with torch.no_grad():
+                answers = self._student.run(self._student.original, self._student.begin(inputs))
+        else:
+            answers = [tensor[places] for tensor in self._answers]
         pupil.learn(inputs, answers, self._divergence, rate, moving=moving)
 
     def examine(self, tensors: Mapping[str, Tensor]) -> float:
