@@ -1,5 +1,7 @@
 """Arrays and tensors as bytes, and which of them share their memory."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,3 +26,12 @@ def bits_of(value: NDArray[Any] | Tensor) -> bytes:
         # A tensor without dimensions cannot be viewed as narrower elements.
         return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return value.tobytes()
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return what tells tensors, with their names, from others."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(bits_of(tensors[name]))
+    return digest.hexdigest()

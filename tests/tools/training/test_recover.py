@@ -15,7 +15,10 @@ from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
 from spqtools.progress import Progress
 from spqtools.training import recover as module
-from spqtools.training.recover import Recovered, recover
+from spqtools.training.recover import Recovered, Refined, recover, refine
+
+ROOMY = 1 << 20
+"""Bytes that any file of the network fits into."""
 
 
 class Small(nn.Module):
@@ -69,7 +72,7 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def trained(evolution: Evolution, sparse: Sparse, **changed: Any) -> Recovered:
-    options = {"target_bytes": None, "max_levels": 7, **changed}
+    options = {"target_bytes": ROOMY, "max_levels": 7, **changed}
     return recover(evolution.student, sparse, evolution.inputs, file_bytes, Progress(), **options)
 
 
@@ -183,3 +186,31 @@ def test_few_samples(evolution: Evolution, sparse: Sparse, samples: int) -> None
         evolution.student, sparse, inputs, file_bytes, Progress(), target_bytes=700, max_levels=3
     )
     assert file_bytes(found.tensors) <= 700
+
+
+def refined(evolution: Evolution, sparse: Sparse, **options: Any) -> Refined:
+    return refine(evolution.student, sparse, evolution.inputs, Progress(), **options)
+
+
+def test_refining_keeps_zeros_and_places_no_levels(evolution: Evolution, sparse: Sparse) -> None:
+    before = {name: value.clone() for name, value in sparse.tensors.items()}
+    found = refined(evolution, sparse)
+    assert evolution.measure(found.tensors) < evolution.measure(sparse.tensors)
+    assert not found.is_cut
+    assert torch.equal(mask(evolution, found.tensors), mask(evolution, sparse.tensors))
+    for layer in evolution.layers:
+        assert len(set(found.tensors[layer.weight].flatten().tolist())) > 16
+    assert all(torch.equal(sparse.tensors[name], value) for name, value in before.items())
+
+
+def test_refining_again_ends_the_same(evolution: Evolution, sparse: Sparse) -> None:
+    one, same, other = (refined(evolution, sparse, seed=seed).tensors for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], value) for name, value in same.items())
+    assert any(not torch.equal(one[name], value) for name, value in other.items())
+
+
+def test_time_makes_refining_shorter(evolution: Evolution, sparse: Sparse) -> None:
+    looks = count()
+    found = refined(evolution, sparse, seconds=50, clock=lambda: float(next(looks)))
+    assert found.is_cut
+    assert next(looks) < 60

@@ -246,12 +246,14 @@ class Evolution:
         state: Sparse,
         revise_layer: Callable[[Layer, Moments, Tensor, Tensor | None], dict[str, Tensor]],
         begun: Mapping[str, Tensor] | None = None,
+        model: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Walk once through the student and let a function replace each layer's weights.
 
         The function gets the layer, the moments of its present inputs, and its weight matrix and
         bias; it returns tensors by name. Earlier layers already have their new weights. Layers
-        whose tensors are in `begun` take those.
+        whose tensors are in `begun` take those. The layers are to answer as those of the teacher
+        do, or of `model`.
         """
         through = {name: keep for name, keep in state.keep.items() if name in (begun or {})}
 
@@ -263,9 +265,8 @@ class Evolution:
             return Individual(keep, revise_layer(stop.layer, moments, weight, bias), 0.0)
 
         with torch.no_grad():
-            return self._sweep(
-                self.student, state, choose, begun=Sparse(dict(begun or {}), through, {})
-            )[0]
+            through_with = Sparse(dict(begun or {}), through, {})
+            return self._sweep(self.student, state, choose, begun=through_with, model=model)[0]
 
     def scores(self, state: Sparse) -> dict[str, dict[str, Tensor]]:
         """Return the log-scores of all layers by criterion and name, from one walk on one batch."""
@@ -418,16 +419,18 @@ class Evolution:
         choose: Callable[[Stop, Moments], Individual],
         watch: Watch = NOBODY,
         begun: Sparse | None = None,
+        model: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Walk student and teacher side by side and replace each layer by what `choose` returns.
 
-        Layers that have a support in `begun` are taken from there.
+        Layers that have a support in `begun` are taken from there. Another `model` may take the
+        teacher's place.
         """
         tensors = dict(state.tensors)
         keep = {}
         places = self.sensing.look(state).places
         for stop, original in zip(
-            student.walk(tensors), student.walk(dict(self.teacher)), strict=True
+            student.walk(tensors), student.walk(dict(model or self.teacher)), strict=True
         ):
             name = stop.layer.weight
             if begun is not None and name in begun.keep:

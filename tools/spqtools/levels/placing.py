@@ -32,6 +32,7 @@ def place_levels(
     may_zero: bool = True,
     methods: Sequence[str] | None = None,
     begun: Mapping[str, Tensor] | None = None,
+    model: Mapping[str, Tensor] | None = None,
     after_layer: AfterLayer = lambda _layer, _share: None,
 ) -> dict[str, Tensor]:
     """Return all tensors of a student, the layers' weights on levels.
@@ -52,6 +53,8 @@ def place_levels(
         Kinds of levels to choose from; all by default.
     begun : mapping of str to Tensor, optional
         Tensors of the layers that the same placing is through with; the result is the same.
+    model : mapping of str to Tensor, optional
+        Tensors of what the student is to stay near to; the teacher's by default.
     after_layer : AfterLayer
         Hears of each further layer.
     """
@@ -85,7 +88,7 @@ def place_levels(
         after_layer(named, share)
         return named
 
-    return evolution.revise(student, revise, begun)
+    return evolution.revise(student, revise, begun, model)
 
 
 def share_begun(evolution: Evolution, begun: Mapping[str, Tensor]) -> float:

@@ -12,7 +12,7 @@ import spq
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Begun, Sparse
-from spqtools.memory import bits_of
+from spqtools.memory import bits_of, digest_of
 from spqtools.search.goal import Options, Trial
 
 _FORMAT = "6"
@@ -48,10 +48,8 @@ class Checkpoint:
 
 def search_digest(evolution: Evolution, options: Options) -> str:
     """Return what tells a search from every other: options, weights and inputs."""
-    digest = hashlib.sha256(json.dumps([_FORMAT, options.described()]).encode())
-    for name in sorted(evolution.teacher):
-        digest.update(name.encode())
-        digest.update(bits_of(evolution.teacher[name]))
+    described = [_FORMAT, options.described(), digest_of(evolution.teacher)]
+    digest = hashlib.sha256(json.dumps(described).encode())
     for tensor in evolution.inputs:
         digest.update(bits_of(tensor))
     return digest.hexdigest()

@@ -25,7 +25,7 @@ from spqtools.search.fitness import named_fitness
 from spqtools.search.goal import Goal, Options, Point, Trial, next_density, planned_cycles
 from spqtools.search.landing import MOST_PLACINGS, TICKS, Found, Landing, OnPoint, Rung, by_share
 from spqtools.search.outcome import Compressed, FileBytes, no_such_file
-from spqtools.training.recover import recover
+from spqtools.training.recover import recover, refine
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,10 @@ def compress(
             with progress.stage("evolve", cycles * TICKS, search.done) as tick:
                 search.run(tick)
             if lessons is not None:
-                seconds = min(lessons.seconds, deadline.left)
-                return search.recovered(replace(lessons, seconds=seconds), progress)
+                lessons = replace(lessons, seconds=min(lessons.seconds, deadline.left))
+                if goal.target_bytes is None:
+                    return search.refined(lessons, progress)
+                return search.recovered(lessons, goal.target_bytes, progress)
             with progress.stage("place levels", placings * TICKS, landing.done) as tick:
                 return search.result(tick)
         except KeyboardInterrupt:
@@ -219,8 +221,8 @@ class _Search:
         advance(1.0)
         return student
 
-    def recovered(self, lessons: Lessons, progress: Progress) -> Compressed:
-        """Train the student down to the goal."""
+    def recovered(self, lessons: Lessons, target_bytes: int, progress: Progress) -> Compressed:
+        """Train the student down to a size."""
 
         def file_bytes(tensors: Mapping[str, Tensor]) -> int:
             return self._landing.bytes_of(tensors, _LONG_DIVERGENCE)
@@ -232,7 +234,7 @@ class _Search:
             lessons.inputs,
             file_bytes,
             progress,
-            target_bytes=self._goal.target_bytes,
+            target_bytes=target_bytes,
             max_levels=(1 << (options.bits or _RECOVERED_BITS)) - 1,
             seconds=lessons.seconds,
             seed=options.seed,
@@ -243,8 +245,25 @@ class _Search:
         point = Point(0.0, file_bytes(found.tensors), divergence, None)
         missed = self._goal.miss(point)
         if missed is not None and not (found.is_cut and isfinite(divergence)):
-            raise no_such_file(self._goal.target_bytes or 0)
+            raise no_such_file(target_bytes)
         compressed = self._landing.compressed(Found(found.tensors, point), missed)
+        return replace(compressed, is_hurried=found.is_cut)
+
+    def refined(self, lessons: Lessons, progress: Progress) -> Compressed:
+        """Train the student where its zeros are, and put it on levels."""
+        found = refine(
+            self._evolution.student,
+            self._before.student,
+            lessons.inputs,
+            progress,
+            seconds=lessons.seconds,
+            seed=self._options.seed,
+            fitness=self._evolution.fitness,
+            varies=lessons.varies,
+        )
+        student = replace(self._before.student, tensors=found.tensors)
+        with progress.stage("place levels", TICKS) as tick:
+            compressed = self._landing.compressed(self._landing.near(student, tick))
         return replace(compressed, is_hurried=found.is_cut)
 
     def result(self, tick: Tick) -> Compressed:

@@ -11,6 +11,7 @@ from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
 from spqtools.levels.placing import place_levels, round_biases, share_begun
+from spqtools.memory import digest_of
 from spqtools.progress import Tick
 from spqtools.reading.calibration import Calibration
 from spqtools.search.deadline import Deadline
@@ -150,6 +151,10 @@ class Landing:
             tick(TICKS)
         return rung.found
 
+    def near(self, student: Sparse, tick: Tick) -> Found:
+        """Put a student that has learnt on levels at its own price, as near to itself as can be."""
+        return self._put(student, student.bit_price, tick, model=student.tensors)
+
     def go_onwards(self, rung: Rung) -> None:
         """Let the frontier end beyond the goal."""
         if not self.shows_points or self._options.sparsity is not None:
@@ -214,10 +219,11 @@ class Landing:
         bit_price: float,
         tick: Tick | None = None,
         methods: Sequence[str] | None = None,
+        model: Mapping[str, Tensor] | None = None,
     ) -> Found:
-        """Put a student on levels, of all kinds by default, and measure it."""
+        """Put a student on levels, of all kinds by default, near to a model, and measure it."""
         with self._deadline.timing("quantise"):
-            tensors = self._on_levels(student, bit_price, tick or _silent, methods)
+            tensors = self._on_levels(student, bit_price, tick or _silent, methods, model)
             hits, before = self._hits(tensors), self._teacher_hits
             divergence = self._evolution.measure(tensors)
             point = Point(
@@ -237,10 +243,11 @@ class Landing:
         bit_price: float,
         tick: Tick,
         methods: Sequence[str] | None,
+        model: Mapping[str, Tensor] | None,
     ) -> dict[str, Tensor]:
         """Put the survivors on levels and round the biases."""
         evolution, options = self._evolution, self._options
-        placing = f"{student.density!r} {bit_price!r} {methods}"
+        placing = f"{digest_of(student.tensors)} {bit_price!r} {methods} {model is None}"
         begun = self.placings.of(placing)
         advance = by_share(tick, share_begun(evolution, begun) if begun else 0.0)
 
@@ -258,6 +265,7 @@ class Landing:
             may_zero=options.sparsity is None,
             methods=methods,
             begun=begun,
+            model=model,
             after_layer=hear,
         )
         advance(1.0)

@@ -11,8 +11,8 @@ import spq
 class Placings:
     """Layers on levels, small as in a file, by the placing that they belong to.
 
-    A placing is known by all that it depends on within one search: the density of its student, the
-    price of a bit and the kinds of levels.
+    A placing is known by all that it depends on within one search: the student, the price of a bit,
+    the kinds of levels and what it is to be near to.
     """
 
     def __init__(self) -> None:

@@ -40,11 +40,16 @@ class Pupil:
         Where to begin; it is not changed.
     seed : int
         Seed of the signs that tell the curvature.
+    chooses : bool
+        Whether it learns the curvature, which it needs to choose what stays and to place levels.
     """
 
-    def __init__(self, student: Student, sparse: Sparse, seed: int) -> None:
+    def __init__(
+        self, student: Student, sparse: Sparse, seed: int, *, chooses: bool = True
+    ) -> None:
         self._student = student
         self._seed, self._steps = seed, 0
+        self._chooses = chooses
         self._others = dict(sparse.tensors)
         self._layers = [_LayerWeights(layer, sparse) for layer in student.layers]
         self._optimiser = torch.optim.Adam(
@@ -92,7 +97,7 @@ class Pupil:
         moving : bool
             Whether weights may move from level to level; else only levels and biases learn.
         """
-        if moving and self._steps % _SENSING == 0:
+        if self._chooses and moving and self._steps % _SENSING == 0:
             gradients = self._gradients(inputs, partial(self._signed, divergence))
             for layer in self._layers:
                 layer.sense(gradients, len(inputs[0]))

@@ -39,6 +39,9 @@ _CHOICES = 80
 # the outputs adds up over the layers like noise.
 _PEAK_RATE = 5.2e-2
 _LOW_RATE = 5.2e-3
+# The same where zeros stay as they are and levels come afterwards: tiny-YOLOv3 at 90 % zeros, 1,200
+# variants of 96 images, came from 2.00 to 1.75 on other images with eight thousandths.
+_STAYING_RATE = 8e-3
 # Share of the file that stays free when weights cease to move: biases and levels still do, and
 # take some bytes more or less.
 _ROOM = 0.01
@@ -77,7 +80,7 @@ def recover(
     file_bytes: TensorBytes,
     progress: Progress,
     *,
-    target_bytes: int | None,
+    target_bytes: int,
     max_levels: int,
     seconds: float = DEFAULT_SECONDS,
     seed: int = 0,
@@ -106,8 +109,8 @@ def recover(
         Size of the file that tensors become.
     progress : Progress
         Hears of the training.
-    target_bytes : int, optional
-        Bytes that the file may have; without it, zeros stay where they are.
+    target_bytes : int
+        Bytes that the file may have.
     max_levels : int
         Most levels of a layer besides zero.
     seconds : float
@@ -174,6 +177,64 @@ def recover(
             budget.fit(0.0)
             examine()
     return replace(best, is_cut=plan.is_cut)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A student that has learnt and is not yet on levels.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        All tensors; zeros are where they were.
+    is_cut : bool
+        Whether time made the training shorter.
+    """
+
+    tensors: dict[str, Tensor]
+    is_cut: bool
+
+
+def refine(
+    student: Student,
+    sparse: Sparse,
+    inputs: Sequence[Tensor],
+    progress: Progress,
+    *,
+    seconds: float = DEFAULT_SECONDS,
+    seed: int = 0,
+    fitness: Fitness | None = None,
+    varies: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Refined:
+    """Train a sparse student on the teacher's outputs where its zeros are to stay as they are.
+
+    Parameters
+    ----------
+    student, sparse, inputs, progress, seconds, seed, fitness, varies, clock
+        See `recover`.
+
+    Returns
+    -------
+    Refined
+        The student at the end of the training. The same for equal arguments on one machine and
+        number of threads unless time has cut it.
+    """
+    plan = _Plan(student, inputs[0].shape[0], seconds, clock)
+    course = _Course(student, inputs, plan, seed, fitness, varies)
+    pupil = Pupil(student, sparse, seed, chooses=False)
+    scale = _STAYING_RATE * len(student.layers) ** -0.5
+    share, epoch = 0.0, 0
+    with progress.stage("recover", _TICKS) as tick:
+        while share < 1.0:
+            for places in course.shuffled(epoch):
+                course.teach(pupil, places, scale * (1 + cos(pi * share)) / 2, moving=True)
+                before, share = share, plan.advance()
+                tick(int(share * _TICKS) - int(before * _TICKS))
+                if share >= 1.0:
+                    break
+            epoch += 1
+    return Refined(pupil.tensors(), plan.is_cut)
 
 
 class _Plan:
@@ -277,7 +338,7 @@ class _Course:
 class _Budget:
     """The bits that a pupil may take so that its file fits."""
 
-    def __init__(self, pupil: Pupil, target_bytes: int | None, file_bytes: TensorBytes) -> None:
+    def __init__(self, pupil: Pupil, target_bytes: int, file_bytes: TensorBytes) -> None:
         self._pupil, self._target, self._file_bytes = pupil, target_bytes, file_bytes
         self._first_bits = pupil.bits
         tensors = pupil.tensors()
@@ -288,14 +349,10 @@ class _Budget:
 
     def allows(self, tensors: Mapping[str, Tensor], room: float = 0.0) -> bool:
         """Tell whether the file fits and leaves a share of the size free."""
-        if self._target is None:
-            return True
         return self._file_bytes(tensors) <= (1.0 - room) * self._target
 
     def choose(self, share: float) -> None:
         """Choose what is kept at this share of the training."""
-        if self._target is None:
-            return
         goal = self._goal(_AIM)
         if share < _FALLING:
             goal += max(self._first_bits - goal, 0.0) * (1.0 - share / _FALLING) ** 3
@@ -309,7 +366,6 @@ class _Budget:
         for attempt in range(_FITTINGS):
             if self.allows(self._pupil.tensors(), room):
                 return
-            assert self._target is not None
             self._compare()
             self._pupil.choose(self._goal(_AIM - room - _LESS * attempt**2))
 
@@ -318,7 +374,6 @@ class _Budget:
         self._foreseen = self._pupil.bits / (8.0 * max(taken, 1))
 
     def _goal(self, aim: float) -> float:
-        assert self._target is not None
         return aim * self._foreseen * 8.0 * max(self._target - self._overhead, 0)
 
 
