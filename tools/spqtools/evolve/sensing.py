@@ -73,7 +73,8 @@ class Sensing:
         squares = {layer.weight: torch.zeros(layer.rows) for layer in layers}
         seen = {layer.weight: _Places(layer.groups, self._attention) for layer in layers}
         for layer, errors, features in self._gradients(state):
-            squares[layer.weight] += (errors @ features).square().sum((1, 3)).flatten()
+            own, other = _weight_products(errors, features)
+            squares[layer.weight] += (own * other).sum((1, 3)).flatten()
             seen[layer.weight].add(errors, features)
         rows = {}
         for layer in layers:
@@ -105,12 +106,8 @@ class Sensing:
             sizes = [rows.stop - rows.start for _, rows in layer.blocks()]
             sums[layer.weight] = [torch.zeros(size, size) for size in sizes]
         for layer, errors, features in self._gradients(state):
-            other = errors
-            if features.shape[2] < features.shape[3]:
-                own = errors @ (features @ features.transpose(2, 3))
-            else:
-                own = other = errors @ features
-            left, right = (side.transpose(1, 2).flatten(2).flatten(0, 1) for side in (own, other))
+            sides = _weight_products(errors, features)
+            left, right = (side.transpose(1, 2).flatten(2).flatten(0, 1) for side in sides)
             for total, (_, rows) in zip(sums[layer.weight], layer.blocks(), strict=True):
                 total += left[rows] @ right[rows].T
             seen[layer.weight].add(errors, features)
@@ -168,6 +165,19 @@ class Sensing:
                 features = features.reshape(layer.groups, samples, -1, layer.columns)
                 errors = layer.outputs(gradient).reshape(samples, -1, layer.groups, rows)
                 yield layer, errors.permute(2, 0, 3, 1), features
+
+
+def _weight_products(errors: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two factors whose products over the last dimension are those of weights' gradients.
+
+    Sample by sample, the gradient is ``errors @ features``; where there are few places, it takes
+    less not to multiply it out.
+    """
+    (rows, places), columns = errors.shape[2:], features.shape[3]
+    if places * (rows + columns) < rows * columns:
+        return errors @ (features @ features.transpose(2, 3)), errors
+    gradient = errors @ features
+    return gradient, gradient
 
 
 class _Places:
