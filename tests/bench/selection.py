@@ -71,7 +71,7 @@ def _compare(network: str, data_set: str, data: Path, sparsities: Sequence[float
             flush=True,
         )
 
-    scores = evolution.scores(evolution.start())
+    scores = evolution.scores(evolution.start(), [criterion for criterion, _ in CRITERIA.values()])
     evolved = networks.students(evolution, sparsities)
     for sparsity in sparsities:
         for method, tensors in _rivals(evolution, scores, sparsity):

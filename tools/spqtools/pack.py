@@ -249,7 +249,8 @@ def _lessons(request: PackRequest, calibration: Calibration | None) -> Lessons |
     are_images = Path(request.recovery).is_dir()
     steps = request.preprocess if are_images else None
     inputs = read_unlabelled(request.recovery, calibration.inputs, steps)
-    return Lessons(inputs, request.recovery_time, varies=are_images)
+    varies = are_images and (steps is None or steps.layout == "nchw")
+    return Lessons(inputs, request.recovery_time, varies)
 
 
 def _check_request(request: PackRequest, checkpoint: Path) -> None:

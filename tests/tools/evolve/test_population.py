@@ -58,7 +58,10 @@ def test_top_never_takes_what_is_not_allowed() -> None:
 
 @pytest.mark.parametrize("count", [1, 30, 60])
 def test_every_operator_is_exact(count: int) -> None:
-    proposals = seeds(SCORES, ALLOWED, count, BITS, Draws(1, "seeds"))
+    proposals = {
+        name: top(scores, ALLOWED, count)
+        for name, scores in seeds(SCORES, BITS, Draws(1, "seeds")).items()
+    }
     first, second = proposals["obs"], proposals["random"]
     children = [
         recombine(first, second, SCORES["fisher"], ALLOWED, count, Draws(1, "child")),
@@ -71,11 +74,12 @@ def test_every_operator_is_exact(count: int) -> None:
 
 
 def test_seeds_come_in_the_order_of_trust() -> None:
-    proposals = seeds(SCORES, ALLOWED, 30, BITS, Draws(1, "seeds"))
+    proposals = seeds(SCORES, BITS, Draws(1, "seeds"))
     assert next(iter(proposals)) == "curvature"
     for name, scores in SCORES.items():
-        assert torch.equal(proposals[name], top(scores, ALLOWED, 30))
-    different = {tuple(keep.flatten().tolist()) for keep in proposals.values()}
+        assert torch.equal(proposals[name], scores)
+    keeps = [top(scores, ALLOWED, 30) for scores in proposals.values()]
+    different = {tuple(keep.flatten().tolist()) for keep in keeps}
     assert len(different) == len(proposals)
 
 
@@ -229,7 +233,7 @@ def test_rated_proposals_empty_what_is_dear() -> None:
     bits = torch.ones(12, 10)
     bits[:, :5] = 40.0
     flat = {name: torch.zeros(12, 10) for name in SCORES}
-    rated = seeds(flat, ALLOWED, 20, bits, Draws(1, "seeds"))["rated"]
+    rated = top(seeds(flat, bits, Draws(1, "seeds"))["rated"], ALLOWED, 20)
     assert not rated[:, :5].any()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from spqtools.evolve.divergence import Divergence
 from spqtools.evolve.moments import measure_moments
 from spqtools.evolve.rng import Draws
-from spqtools.evolve.sensing import Sensing
+from spqtools.evolve.sensing import Sensing, _weight_products
 from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Student
 
@@ -159,3 +159,16 @@ def test_layers_that_the_output_does_not_hear_cost_nothing(case: Case) -> None:
     assert all(bool((batch == 0.25).all()) for batch in sensed.places["conv.weight"])
     assert len(sensed.places["conv.weight"]) == (not isinstance(case.network, Classifier)) * 3
     assert bool((sensed.rows["head.weight"] > 0).all())
+
+
+@pytest.mark.parametrize("places", [1, 40])
+def test_gradients_need_not_be_multiplied_out(places: int) -> None:
+    """With one place the factors are not the gradient, with forty they are."""
+    generator = torch.Generator().manual_seed(7)
+    errors = torch.randn(2, 5, 4, places, generator=generator)
+    features = torch.randn(2, 5, places, 6, generator=generator)
+    gradient = errors @ features
+    own, other = _weight_products(errors, features)
+    assert (own.shape == gradient.shape) == (places == 40)
+    torch.testing.assert_close((own * other).sum((1, 3)), gradient.square().sum((1, 3)))
+    torch.testing.assert_close(own @ other.transpose(2, 3), gradient @ gradient.transpose(2, 3))

@@ -22,6 +22,7 @@ from spqtools.cli import main
 from spqtools.evolve.student import Layer
 from spqtools.levels.quantise import quantise_layer
 from spqtools.progress import Progress, Tick
+from spqtools.search.checkpoint import Checkpoint, write_checkpoint
 from spqtools.search.deadline import Deadline
 
 
@@ -256,6 +257,43 @@ def test_layers_on_levels_are_not_placed_again(
     assert main([*words, "--resume"]) == 0
     assert placed == at_once
     assert (tmp_path / "net.spq").read_bytes() == (tmp_path / "whole.spq").read_bytes()
+
+
+def test_every_checkpoint_leads_to_the_same_file(
+    network: Network, explored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[bytes] = []
+
+    def write(path: Path, checkpoint: Checkpoint, digest: str) -> None:
+        write_checkpoint(path, checkpoint, digest)
+        saved.append(path.read_bytes())
+
+    words = network.words(tmp_path / "net.spq", "--target-ratio", "14")
+    with monkeypatch.context() as patch:
+        patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
+        patch.setattr("spqtools.search.compress.write_checkpoint", write)
+        assert main(words) == 0
+    assert len(saved) > 20
+    for state in saved[::4]:
+        (tmp_path / "net.spq.ckpt").write_bytes(state)
+        assert main([*words, "--resume"]) == 0
+        assert (tmp_path / "net.spq").read_bytes() == (explored / "net.spq").read_bytes()
+
+
+def test_a_killed_training_begins_anew_from_the_same_student(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spqtools.training.recover._LEAST_STEPS", 60)
+    monkeypatch.setattr("spqtools.training.recover._PRODUCTS", 1)
+    data = ("--recover", str(network.calibration))
+    whole, output = tmp_path / "whole.spq", tmp_path / "net.spq"
+    assert main(network.words(whole, "--target-ratio", "14", *data)) == 0
+    words = network.words(output, "--target-ratio", "14", *data)
+    with monkeypatch.context() as patch:
+        patch.setattr("spqtools.cli.ConsoleProgress", lambda: Interrupting("recover", 0))
+        assert main(words) == 130
+    assert main([*words, "--resume"]) == 0
+    assert output.read_bytes() == whole.read_bytes()
 
 
 def test_killed_searches_end_the_same(network: Network, explored: Path, tmp_path: Path) -> None:

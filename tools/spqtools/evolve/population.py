@@ -90,10 +90,8 @@ def top(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
     return (keep & allowed.flatten()).reshape(scores.shape)
 
 
-def seeds(
-    scores: Mapping[str, Tensor], allowed: Tensor, count: int, bits: Tensor, draws: Draws
-) -> dict[str, Tensor]:
-    """Return proposals: each criterion's set, combinations of them, and random ones.
+def seeds(scores: Mapping[str, Tensor], bits: Tensor, draws: Draws) -> dict[str, Tensor]:
+    """Return the scores of proposals: each criterion's, combinations of them, and random ones.
 
     The order is that of trust. `bits` are what a survivor takes at each place: ``rated`` is what is
     worth most for its bits.
@@ -102,9 +100,9 @@ def seeds(
     proposals["blend"] = (scores["curvature"] + scores["fisher"]) / 2
     proposals["rated"] = scores["curvature"] - bits.log()
     proposals["magnitude"] = scores["magnitude"]
-    proposals["shaken"] = scores["curvature"] + _FRESH * _noise(allowed, draws)
-    proposals["random"] = _noise(allowed, draws)
-    return {name: top(proposal, allowed, count) for name, proposal in proposals.items()}
+    proposals["shaken"] = scores["curvature"] + _FRESH * _noise(scores["curvature"], draws)
+    proposals["random"] = _noise(scores["curvature"], draws)
+    return proposals
 
 
 def invite(
@@ -117,8 +115,8 @@ def invite(
 
     Parameters
     ----------
-    proposals : mapping of str to Tensor of bool
-        Zero-sets in the order of trust.
+    proposals : mapping of str to Tensor
+        Scores in the order of trust.
     credit : mapping of str to float
         What each has earned; see `reward`.
     count : int
@@ -219,5 +217,5 @@ def _unique(individuals: list[Individual]) -> list[Individual]:
 
 
 def _noise(like: Tensor, draws: Draws) -> Tensor:
-    """Return standard normal noise, float32, in the shape of a mask."""
+    """Return standard normal noise, float32, in the shape of a tensor."""
     return torch.from_numpy(draws.normal(like.numel())).float().reshape(like.shape)

@@ -42,8 +42,10 @@ _GOES_ON = 0.9
 _BATCH_ELEMENTS = 1 << 20
 _LARGEST_BATCH = 1024
 # Elements of the values that a walk through the network holds for all samples together: 2 GiB, and
-# as much again for the teacher beside it. No fewer samples than these, whatever they take.
-_WALKED_ELEMENTS = 1 << 29
+# as much again for the teacher beside it, less a few times what the weights take, of which a search
+# holds several copies; but half a gigabyte. No fewer samples than these, whatever they take.
+_WALKED_ELEMENTS, _LEAST_WALKED_ELEMENTS = 1 << 29, 1 << 27
+_WEIGHT_COPIES = 4
 _LEAST_WALKED = 8
 # Multiplications of a whole forward pass on which candidates race, and on which finalists meet.
 _RACE_PRODUCTS = 10**10
@@ -115,22 +117,25 @@ class Evolution:
     def __post_init__(self) -> None:
         samples = self.inputs[0].shape[0]
         held = held_out_samples(samples)
-        needs = Student(self.graph, [tensor[:1] for tensor in self.inputs], 1).needs()
-        walked = min(samples - held, max(_WALKED_ELEMENTS // needs.live, _LEAST_WALKED))
+        network = Student(self.graph, [tensor[:1] for tensor in self.inputs], 1)
+        needs = network.needs()
+        weights = sum(layer.rows * layer.columns for layer in network.layers)
+        elements = max(_WALKED_ELEMENTS - _WEIGHT_COPIES * weights, _LEAST_WALKED_ELEMENTS)
+        walked = min(samples - held, max(elements // needs.live, _LEAST_WALKED))
         search = [tensor[:walked] for tensor in self.inputs]
         held_out = [tensor[samples - held :] for tensor in self.inputs] if held else search
         batch_size = self.batch_size or min(
             max(_BATCH_ELEMENTS // needs.largest, 1), _LARGEST_BATCH
         )
-        self.student = Student(self.graph, search, batch_size)
-        self.held_out = Student(self.graph, held_out, batch_size)
+        self.student = network.on(search, batch_size)
+        self.held_out = network.on(held_out, batch_size)
         # Whole batches, so that the search's divergence knows the teacher's outputs on them.
         products = max(sum(needs.products.values()), 1)
         count, per_batch = len(self.student.batches), products * batch_size
         self.final = range(min(max(_FINAL_PRODUCTS // per_batch, 1), count))
         self.race = range(min(max(_RACE_PRODUCTS // per_batch, 1), max(count // 3, 1)))
         scouted = len(self.race) * batch_size
-        self.scout = Student(self.graph, [tensor[:scouted] for tensor in search], batch_size)
+        self.scout = network.on([tensor[:scouted] for tensor in search], batch_size)
         self.teacher = self.student.original
         self.layers: list[Layer] = self.student.layers
         with torch.no_grad():
@@ -230,7 +235,7 @@ class Evolution:
         """
         tensors, scores = self._scored
         if tensors is not state.tensors:
-            scores = self.scores(state)["curvature"]
+            scores = self.scores(state, ("curvature",))["curvature"]
             self._scored = state.tensors, scores
         return scores
 
@@ -268,24 +273,22 @@ class Evolution:
             through_with = Sparse(dict(begun or {}), through, {})
             return self._sweep(self.student, state, choose, begun=through_with, model=model)[0]
 
-    def scores(self, state: Sparse) -> dict[str, dict[str, Tensor]]:
+    def scores(self, state: Sparse, wanted: Sequence[str]) -> dict[str, dict[str, Tensor]]:
         """Return the log-scores of all layers by criterion and name, from one walk on one batch."""
-        by_layer: dict[str, dict[str, Tensor]] = {}
+        found: dict[str, dict[str, Tensor]] = {criterion: {} for criterion in wanted}
         rows = self.sensing.look(state).rows
 
         def choose(stop: Stop, moments: Moments) -> Individual:
             name = stop.layer.weight
             weight, _ = _matrix(stop.layer, stop.weights)
-            by_layer[name] = criteria(stop.layer, moments, weight, rows[name])
+            scores = criteria(stop.layer, moments, weight, rows[name])
+            for criterion in wanted:
+                found[criterion][name] = scores[criterion]
             return Individual(state.keep[name], {}, 0.0)
 
         with torch.no_grad():
             self._sweep(self.scout, state, choose)
-        criteria_names = next(iter(by_layer.values()))
-        return {
-            criterion: {name: scores[criterion] for name, scores in by_layer.items()}
-            for criterion in criteria_names
-        }
+        return found
 
     def prune(
         self,
@@ -370,8 +373,9 @@ class Evolution:
         draws = Draws(self.seed, "layer", number, name)
         unit = prod(stop.layer.kernel)
         bits = survivor_bits(allowed, unit, _LEVEL_BITS)
-        proposals = seeds(scores, allowed, count, bits, draws)
-        invited = invite(proposals, credit, self.effort.proposals, draws)
+        proposals = seeds(scores, bits, draws)
+        guests = invite(proposals, credit, self.effort.proposals, draws)
+        invited = {name: top(scored, allowed, count) for name, scored in guests.items()}
         if self.effort.generations == 0 and self.effort.proposals == 1:
             return self._settle(stop, moments, invited["curvature"], STEPS)
         blend = (scores["curvature"] + scores["fisher"]) / 2

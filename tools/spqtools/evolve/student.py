@@ -1,6 +1,7 @@
 """The network as a graph of ATen operations, run layer by layer or from any layer on."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,12 +129,14 @@ class Student:
         for node in self._nodes:
             if node.op == "get_attr" and str(node.target) not in self.original:
                 self.original[str(node.target)] = _attribute(graph, str(node.target))
-        samples = inputs[0].shape[0]
-        self.batches = [
-            [_channels_last(tensor[start : start + batch_size]) for tensor in inputs]
-            for start in range(0, samples, batch_size)
-        ]
         self.layers = _find_layers(self._nodes, self.original)
+        self.batches = _batches(inputs, batch_size)
+
+    def on(self, inputs: Sequence[Tensor], batch_size: int) -> "Student":
+        """Return the same network, not a copy of its tensors, on other inputs."""
+        other = copy(self)
+        other.batches = _batches(inputs, batch_size)
+        return other
 
     def outputs(
         self, weights: Mapping[str, Tensor], batches: Sequence[int] | None = None
@@ -342,6 +345,14 @@ def _lookup(
         return weights[str(node.target)] if node.op == "get_attr" else values[node]
 
     return lookup
+
+
+def _batches(inputs: Sequence[Tensor], batch_size: int) -> list[list[Tensor]]:
+    """Cut inputs into batches."""
+    return [
+        [_channels_last(tensor[start : start + batch_size]) for tensor in inputs]
+        for start in range(0, inputs[0].shape[0], batch_size)
+    ]
 
 
 def _find_layers(nodes: Sequence[fx.Node], tensors: dict[str, Tensor]) -> list[Layer]:

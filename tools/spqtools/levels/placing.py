@@ -59,9 +59,11 @@ def place_levels(
         Hears of each further layer.
     """
     begun = begun or {}
-    is_through = all(layer.weight in begun for layer in evolution.layers)
-    coupling = {} if is_through else evolution.sensing.couplings(student)
-    share = share_begun(evolution, begun)
+    if all(layer.weight in begun for layer in evolution.layers):
+        return {**student.tensors, **begun}
+    coupling = evolution.sensing.couplings(student)
+    done = sum(work for name, work in evolution.work.items() if name in begun)
+    share = _BEGINNING + (1 - _BEGINNING) * done
     after_layer({}, share)
 
     def revise(
@@ -89,12 +91,6 @@ def place_levels(
         return named
 
     return evolution.revise(student, revise, begun, model)
-
-
-def share_begun(evolution: Evolution, begun: Mapping[str, Tensor]) -> float:
-    """Return the share of a placing's work that is done when its first layers are."""
-    done = sum(work for name, work in evolution.work.items() if name in begun)
-    return _BEGINNING + (1 - _BEGINNING) * done
 
 
 def round_biases(evolution: Evolution, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

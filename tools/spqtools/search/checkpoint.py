@@ -14,6 +14,7 @@ from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.memory import bits_of, digest_of
 from spqtools.search.goal import Options, Trial
+from spqtools.search.placings import Placing
 
 _FORMAT = "6"
 # The part that the student of a cycle on its way plays.
@@ -23,7 +24,7 @@ _PLACED = "placed"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A search between two cycles, or between two layers of one.
+    """A search between two cycles, or between two layers of one or of a placing of levels.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ class Checkpoint:
         Those that the search goes on with, by the part that they play.
     begun : Begun or None
         The cycle that was on its way.
-    placed : dict of str to list of bytes
+    placed : dict of Placing to list of bytes
         Layers on levels, see `Placings`.
     """
 
@@ -43,7 +44,7 @@ class Checkpoint:
     evaluations: int
     students: dict[str, Sparse]
     begun: Begun | None
-    placed: dict[str, list[bytes]]
+    placed: dict[Placing, list[bytes]]
 
 
 def search_digest(evolution: Evolution, options: Options) -> str:
@@ -86,7 +87,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
             for role, student in students.items()
         },
         "goals": {} if begun is None else begun.goals,
-        "placed": {placing: len(layers) for placing, layers in checkpoint.placed.items()},
+        "placed": [[*placing, len(layers)] for placing, layers in checkpoint.placed.items()],
     }
     spq.save(tensors, path, metadata={"digest": digest, "search": json.dumps(search)})
 
@@ -124,8 +125,10 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
         )
     saved = json.loads(metadata["search"])
     placed = {
-        placing: [tensors.pop(f"{_PLACED}/{number}/{index}").tobytes() for index in range(count)]
-        for number, (placing, count) in enumerate(saved["placed"].items())
+        Placing(student, manner): [
+            tensors.pop(f"{_PLACED}/{number}/{index}").tobytes() for index in range(count)
+        ]
+        for number, (student, manner, count) in enumerate(saved["placed"])
     }
     groups: dict[str, dict[str, dict[str, Tensor]]] = {}
     for key, array in tensors.items():

@@ -46,6 +46,10 @@ class Lessons:
     seconds: float
     varies: bool = False
 
+    def within(self, seconds: float) -> "Lessons":
+        """Return the same with no more time than that."""
+        return replace(self, seconds=min(self.seconds, seconds))
+
 
 _THREADS = 2
 # Least time from one checkpoint to the next within a cycle or a placing of levels.
@@ -60,6 +64,8 @@ _MOST_BITS_PER_SURVIVOR = 6.0
 _RECOVERED_BITS = 3
 # Share of the time that is left to the search where training follows.
 _SEARCHING = 0.5
+# Share of the rest that is left to the training where levels are placed after it.
+_REFINING = 0.6
 # Takes as many digits in a file as any.
 _LONG_DIVERGENCE = 1.234e-100
 
@@ -133,11 +139,11 @@ def compress(
             with progress.stage("evolve", cycles * TICKS, search.done) as tick:
                 search.run(tick)
             if lessons is not None:
-                lessons = replace(lessons, seconds=min(lessons.seconds, deadline.left))
                 if goal.target_bytes is None:
-                    return search.refined(lessons, progress)
-                return search.recovered(lessons, goal.target_bytes, progress)
-            with progress.stage("place levels", placings * TICKS, landing.done) as tick:
+                    left = _REFINING * deadline.left
+                    return search.refined(lessons.within(left), progress)
+                return search.recovered(lessons.within(deadline.left), goal.target_bytes, progress)
+            with progress.stage("place levels", placings * TICKS) as tick:
                 return search.result(tick)
         except KeyboardInterrupt:
             search.save()
@@ -182,8 +188,7 @@ class _Search:
     def run(self, tick: Tick) -> None:
         """Try densities until the goal lies between two of them."""
         self._refuse_hopeless_size()
-        effort = EFFORTS[self._options.effort]
-        while (density := next_density(self._trials, self._options.sparsity, effort)) is not None:
+        while (density := self._next_density()) is not None:
             try:
                 self._deadline.check("cycle", "quantise")
                 with self._deadline.timing("cycle"):
@@ -200,11 +205,19 @@ class _Search:
                     self._before = rung
             else:
                 trial = Trial(density, beyond=True)
-            self._trials.append(trial)
-            self._begun = None
+            trials = [*self._trials, trial]
+            # Nothing may come between the two: an interruption saves both.
+            self._trials, self._begun = trials, None
+            rungs = [rung for rung in (self._before, self._beyond) if rung is not None]
+            self._landing.forget_all_but(rungs)
             self.save()
-            if trial.beyond and self._options.recovers:
-                return
+
+    def _next_density(self) -> float | None:
+        """Return the density to try next; training takes over where it can reach the goal."""
+        options = self._options
+        if options.recovers and any(trial.beyond for trial in self._trials):
+            return None
+        return next_density(self._trials, options.sparsity, EFFORTS[options.effort])
 
     def _cycle(self, density: float, tick: Tick) -> Sparse:
         """Run a cycle; look at the time before each layer, and leave the state on the way."""
@@ -250,7 +263,7 @@ class _Search:
         return replace(compressed, is_hurried=found.is_cut)
 
     def refined(self, lessons: Lessons, progress: Progress) -> Compressed:
-        """Train the student where its zeros are, and put it on levels."""
+        """Train the student where its zeros are, and put the better of both on levels."""
         found = refine(
             self._evolution.student,
             self._before.student,
@@ -261,7 +274,9 @@ class _Search:
             fitness=self._evolution.fitness,
             varies=lessons.varies,
         )
-        student = replace(self._before.student, tensors=found.tensors)
+        student = self._before.student
+        if self._evolution.measure(found.tensors) < self._evolution.measure(student.tensors):
+            student = replace(student, tensors=found.tensors)
         with progress.stage("place levels", TICKS) as tick:
             compressed = self._landing.compressed(self._landing.near(student, tick))
         return replace(compressed, is_hurried=found.is_cut)

@@ -10,7 +10,7 @@ from torch import Tensor
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
-from spqtools.levels.placing import place_levels, round_biases, share_begun
+from spqtools.levels.placing import place_levels, round_biases
 from spqtools.memory import digest_of
 from spqtools.progress import Tick
 from spqtools.reading.calibration import Calibration
@@ -18,7 +18,7 @@ from spqtools.search.deadline import Deadline
 from spqtools.search.goal import Goal, Options, Point
 from spqtools.search.next_price import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, next_price
 from spqtools.search.outcome import Compressed, FileBytes, State
-from spqtools.search.placings import Placings
+from spqtools.search.placings import Placing, Placings
 
 OnPoint = Callable[[Compressed, float | None], None]
 """Hears of each student on levels, and of the points of accuracy that it loses."""
@@ -121,12 +121,6 @@ class Landing:
             )
 
     @property
-    def done(self) -> int:
-        """Ticks of the placings that a checkpoint has brought."""
-        begun = map(self.placings.of, self.placings.packed)
-        return int(TICKS * sum(share_begun(self._evolution, layers) for layers in begun))
-
-    @property
     def shows_points(self) -> bool:
         """Whether anybody hears of students on levels."""
         return self._on_point is not None
@@ -154,6 +148,10 @@ class Landing:
     def near(self, student: Sparse, tick: Tick) -> Found:
         """Put a student that has learnt on levels at its own price, as near to itself as can be."""
         return self._put(student, student.bit_price, tick, model=student.tensors)
+
+    def forget_all_but(self, rungs: Sequence[Rung]) -> None:
+        """Forget the layers on levels of all other students."""
+        self.placings.keep({digest_of(rung.student.tensors) for rung in rungs})
 
     def go_onwards(self, rung: Rung) -> None:
         """Let the frontier end beyond the goal."""
@@ -247,9 +245,9 @@ class Landing:
     ) -> dict[str, Tensor]:
         """Put the survivors on levels and round the biases."""
         evolution, options = self._evolution, self._options
-        placing = f"{digest_of(student.tensors)} {bit_price!r} {methods} {model is None}"
+        placing = Placing(digest_of(student.tensors), f"{bit_price!r} {methods} {model is None}")
         begun = self.placings.of(placing)
-        advance = by_share(tick, share_begun(evolution, begun) if begun else 0.0)
+        advance = by_share(tick)
 
         def hear(layer: Mapping[str, Tensor], share: float) -> None:
             if layer:

@@ -1,5 +1,6 @@
 """Training of a small network on the answers of the original.
 
-`recover`  the plan: steps, rates, when weights cease to move, which epoch is kept
-`pupil`    the network that learns: masks, levels, gradients
+`recover`   the plans, down to a size or where zeros stay: steps, rates, which student is kept
+`pupil`     the network that learns: masks, levels, gradients
+`variants`  other images from a few
 """

@@ -30,7 +30,7 @@ class Pupil:
     kept, and on levels once there are some. The gradient of the latter moves the former (straight
     through; Bengio et al., arXiv 1308.3432), so that a kept weight wanders from level to level, and
     moves each level by the sum over its weights. What is zero stays zero: the others have made up
-    for it. A row of zeros has no bias.
+    for it. Where it chooses what stays, a row of zeros has no bias.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Pupil:
         self._seed, self._steps = seed, 0
         self._chooses = chooses
         self._others = dict(sparse.tensors)
-        self._layers = [_LayerWeights(layer, sparse) for layer in student.layers]
+        self._layers = [_LayerWeights(layer, sparse, chooses) for layer in student.layers]
         self._optimiser = torch.optim.Adam(
             [{"params": layer.real, "scale": layer.scale} for layer in self._layers]
         )
@@ -153,7 +153,8 @@ class Pupil:
 class _LayerWeights:
     """Weights and biases of one layer."""
 
-    def __init__(self, layer: Layer, sparse: Sparse) -> None:
+    def __init__(self, layer: Layer, sparse: Sparse, drops_biases: bool) -> None:
+        self._drops_biases = drops_biases
         self.names = [name for name in (layer.weight, layer.bias) if name is not None]
         self.keep = sparse.keep[layer.weight]
         self.real = [sparse.tensors[name].clone() for name in self.names]
@@ -166,13 +167,18 @@ class _LayerWeights:
         self._places = self._chosen = torch.zeros(0, dtype=torch.int64)
         self._bias_step = 0.0
 
+    @property
+    def _has_bias(self) -> Tensor:
+        """Which rows have a bias, bool."""
+        return self.keep.any(1) | (not self._drops_biases)
+
     def used(self) -> dict[str, Tensor]:
         """Return what the network is run with, the weight as a matrix."""
         weight, bias = self.real[0] * self.keep, self.real[1:]
         if self._levels is not None:
             weight = torch.zeros_like(weight)
             weight.view(-1)[self._places] = _stored(self._levels)[self._chosen]
-        used = [weight, *(one * self.keep.any(1) for one in bias)]
+        used = [weight, *(one * self._has_bias for one in bias)]
         if self._bias_step:
             # The sum makes a zero of a negative one.
             used[1:] = [(one / self._bias_step).round() * self._bias_step + 0.0 for one in used[1:]]
@@ -200,7 +206,7 @@ class _LayerWeights:
         gradient = gradients[self.names[0]].reshape(self.real[0].shape)
         self.real[0].grad = gradient * self.keep if moving else None
         for name, bias in zip(self.names[1:], self.real[1:], strict=True):
-            bias.grad = gradients[name] * self.keep.any(1)
+            bias.grad = gradients[name] * self._has_bias
         if self._levels is not None:
             by_place = gradient.flatten()[self._places]
             zeros = torch.zeros_like(self._levels)

@@ -132,7 +132,9 @@ def recover(
         samples among those that fit; one that does not fit where none does. The same for equal
         arguments on one machine and number of threads unless time has cut it.
     """
-    plan = _Plan(student, inputs[0].shape[0], seconds, clock)
+    samples = inputs[0].shape[0]
+    held_out = min(max(int(_HELD_OUT_SHARE * samples), 1), _MOST_HELD_OUT)
+    plan = _Plan(student, samples, seconds, clock, held_out)
     course = _Course(student, inputs, plan, seed, fitness, varies)
     pupil = Pupil(student, sparse, seed)
     budget = _Budget(pupil, target_bytes, file_bytes)
@@ -220,7 +222,7 @@ def refine(
         The student at the end of the training. The same for equal arguments on one machine and
         number of threads unless time has cut it.
     """
-    plan = _Plan(student, inputs[0].shape[0], seconds, clock)
+    plan = _Plan(student, inputs[0].shape[0], seconds, clock, held_out=0)
     course = _Course(student, inputs, plan, seed, fitness, varies)
     pupil = Pupil(student, sparse, seed, chooses=False)
     scale = _STAYING_RATE * len(student.layers) ** -0.5
@@ -245,9 +247,14 @@ class _Plan:
     """
 
     def __init__(
-        self, student: Student, samples: int, seconds: float, clock: Callable[[], float]
+        self,
+        student: Student,
+        samples: int,
+        seconds: float,
+        clock: Callable[[], float],
+        held_out: int,
     ) -> None:
-        self.held_out = min(max(int(_HELD_OUT_SHARE * samples), 1), _MOST_HELD_OUT)
+        self.held_out = held_out
         visits = _PRODUCTS // max(sum(student.needs().products.values()), 1)
         batch = min(max(visits // _GOOD_STEPS, _LEAST_BATCH), _MOST_BATCH)
         self.batch = min(batch, samples - self.held_out)
@@ -290,7 +297,8 @@ class _Course:
         self._varies, self._lesson = varies, 0
         wanted = plan.held_out + plan.steps * plan.batch
         self._rows = self._shuffle("samples", inputs[0].shape[0])[:wanted]
-        answered = self._rows[: plan.held_out] if varies else self._rows
+        # Variants are answered when they are there; the divergence wants to see some answers.
+        answered = self._rows[: max(plan.held_out, 1)] if varies else self._rows
         with torch.no_grad():
             batches = torch.split(answered, plan.batch)
             answers = [self._run(student.original, rows) for rows in batches]
