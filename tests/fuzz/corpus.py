@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 
 import spq
-import spq.encode
+import spq.dense
 import spq.planes
 import spq.sparse
 
@@ -68,7 +68,7 @@ def files() -> dict[str, bytes]:
 def files_of_chunks(chunk_elements: int) -> dict[str, bytes]:
     """Return the same files with smaller chunks, so that tensors have several."""
     with ExitStack() as stack:
-        for module in (spq.encode, spq.planes, spq.sparse):
+        for module in (spq.dense, spq.planes, spq.sparse):
             stack.enter_context(patch.object(module, "CHUNK_ELEMENTS", chunk_elements))
         return {f"{name} in chunks of {chunk_elements}": data for name, data in files().items()}
 
