@@ -46,26 +46,30 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=list(networks.BUILDERS))
     parser.add_argument("--data-sets", nargs="*", default=list(networks.DATA_SETS))
     parser.add_argument("--sparsities", nargs="*", type=float, default=SPARSITIES)
+    parser.add_argument("--effort", default="default", choices=EFFORTS)
     arguments = parser.parse_args()
     networks.prepare(arguments.data, arguments.data_sets)
     print(f"| {_HEADS} |\n|{' --- |' * len(_HEADS.split('|'))}", flush=True)
     for data_set in arguments.data_sets:
         for network in arguments.networks:
             if networks.fits(network, data_set):
-                _compare(network, data_set, arguments.data, sorted(arguments.sparsities))
+                evolution = networks.evolution(network, data_set, EFFORTS[arguments.effort])
+                test = networks.read_test(arguments.data, data_set)
+                _compare(f"{network} | {data_set}", evolution, test, sorted(arguments.sparsities))
 
 
-def _compare(network: str, data_set: str, data: Path, sparsities: Sequence[float]) -> None:
+def _compare(
+    name: str, evolution: Evolution, test: tuple[Tensor, Tensor], sparsities: Sequence[float]
+) -> None:
     """Print the rows of one network."""
-    evolution = networks.evolution(network, data_set, EFFORTS["default"])
-    images, labels = networks.read_test(data, data_set)
-    test = Student(evolution.graph, [images], networks.BATCH_SAMPLES)
+    images, labels = test
+    whole = Student(evolution.graph, [images], networks.BATCH_SAMPLES)
 
     def show(sparsity: float, method: str, tensors: Mapping[str, Tensor], evaluations: int) -> None:
         with torch.no_grad():
-            outputs = torch.cat([batch[0] for batch in test.outputs(tensors)])
+            outputs = torch.cat([batch[0] for batch in whole.outputs(tensors)])
         print(
-            f"| {network} | {data_set} | {sparsity:.0%} | {method} "
+            f"| {name} | {sparsity:.0%} | {method} "
             f"| {evolution.measure(tensors):.4f} | {lenets.accuracy(outputs.numpy(), labels):.2f} "
             f"| {evaluations} |",
             flush=True,

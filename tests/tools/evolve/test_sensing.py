@@ -1,6 +1,7 @@
 """What gradients say of rows, pairs of rows and places, against one sample after the other."""
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from spqtools.evolve.rng import Draws
 from spqtools.evolve.sensing import Sensing, _weight_products
 from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Student
+from spqtools.evolve.sums import Sums
 
 SAMPLES, BATCH, SEED = 24, 8, 3
 
@@ -149,6 +151,78 @@ def test_a_second_look_sees_the_same(case: Case) -> None:
         assert all(torch.equal(one, other) for one, other in pairs)
     coupled, recoupled = case.sensing().couplings(case.state), sensing.couplings(again)
     assert all(torch.equal(coupled[name][0], recoupled[name][0]) for name in coupled)
+
+
+class Killed(Exception):
+    """Comes between two batches."""
+
+
+@pytest.mark.parametrize("kind", ["rows", "pairs"])
+def test_an_interrupted_look_goes_on_behind_the_last_batch(
+    case: Case, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def results(sensing: Sensing) -> list[Tensor]:
+        if kind == "pairs":
+            return [block for blocks in sensing.couplings(case.state).values() for block in blocks]
+        sensed = sensing.look(case.state)
+        batches = [batch for one in sensed.places.values() for batch in one]
+        return [*sensed.rows.values(), *batches]
+
+    def kill(share: float) -> None:
+        if share > 0.5:
+            raise Killed
+
+    killed, whole = case.sensing(), case.sensing()
+    with pytest.raises(Killed):
+        (killed.couplings if kind == "pairs" else killed.look)(case.state, kill)
+    sums = killed.sums[kind]
+    assert sums.done == 2 * BATCH
+    resumed = case.sensing()
+    tensors = {name: tensor.clone() for name, tensor in sums.tensors().items()}
+    resumed.sums[kind] = Sums.from_tensors(sums.student, sums.done, tensors)
+    looked: list[int] = []
+    gradients = Sensing._gradients
+
+    def count(self: Sensing, state: Sparse, batch: int) -> Any:
+        looked.append(batch)
+        return gradients(self, state, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sensing, "_gradients", count)
+        found = results(resumed)
+    assert looked == [2]
+    pairs = zip(found, results(whole), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_look_that_ends_within_a_batch_leaves_the_sums_of_the_others(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensing = case.sensing()
+    gradients = Sensing._gradients
+
+    def end(self: Sensing, state: Sparse, batch: int) -> Any:
+        for index, found in enumerate(gradients(self, state, batch)):
+            if (batch, index) == (1, 1):
+                raise Killed
+            yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sensing, "_gradients", end)
+        with pytest.raises(Killed):
+            sensing.look(case.state)
+    assert sensing.sums["rows"].done == BATCH
+    again, wanted = sensing.look(case.state), case.sensing().look(case.state)
+    assert all(torch.equal(rows, again.rows[name]) for name, rows in wanted.rows.items())
+
+
+def test_sums_are_those_of_one_student_alone(case: Case) -> None:
+    sensing = case.sensing()
+    sensing.look(case.state)
+    other = {name: 1.5 * tensor for name, tensor in case.state.tensors.items()}
+    state = Sparse(other, case.state.keep, {})
+    found, wanted = sensing.look(state), case.sensing().look(state)
+    assert all(torch.equal(rows, found.rows[name]) for name, rows in wanted.rows.items())
 
 
 def test_layers_that_the_output_does_not_hear_cost_nothing(case: Case) -> None:

@@ -15,7 +15,7 @@ def shares(tries: Tries, *layers: nn.Module) -> list[float]:
     graph = torch.export.export(network, (inputs,)).module()
     assert isinstance(graph, fx.GraphModule)
     student = Student(graph, [inputs], 2)
-    found = spread_work(student.layers, student.needs().products, tries)
+    found = spread_work(student.layers, student.needs().products, tries).layers
     assert sum(found.values()) == pytest.approx(1.0)
     return list(found.values())
 

@@ -10,6 +10,7 @@ the survivors are compensated in closed form before the walk goes on.
 `sparse`        a student: its tensors and what it keeps
 `divergence`    how far the student's output is from the teacher's
 `sensing`       what the network's output says about its layers, from gradients
+`sums`          what gradients add up to, batch by batch
 `moments`       second moments of a layer's inputs, and what they say about its weights
 `compensation`  least-squares weights on a given support, by `row_solver` where few are kept
 `population`    zero-sets and the operators on them

@@ -26,7 +26,7 @@ from spqtools.evolve.population import (
 )
 from spqtools.evolve.rate import mask_bits, survivor_bits
 from spqtools.evolve.rng import Draws
-from spqtools.evolve.sensing import Sensing
+from spqtools.evolve.sensing import AfterBatch, Sensing
 from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.evolve.student import Layer, Stop, Student
 from spqtools.evolve.workload import Tries, spread_work
@@ -54,8 +54,6 @@ _FINAL_PRODUCTS = 4 * 10**10
 _HARDLY_CHANGED = 0.985
 # Candidates that meet on all samples in the end, the most trusted proposal among them.
 _FINALISTS = 3
-# Share of a cycle that gradients, scores and allocation take, roughly.
-_BEGINNING = 0.1
 
 
 def held_out_samples(samples: int) -> int:
@@ -71,13 +69,13 @@ class Watch:
     ----------
     before_layer : Callable[[], None]
         Called before each layer; what it raises ends the cycle.
-    after_layer : Callable[[Begun, float], None]
-        Called when the cycle is through with its beginning or a layer: where it stands, and the
-        share that is done.
+    after_step : Callable[[Begun], None]
+        Called when the cycle is through with a batch's gradients, a shift between layers or a
+        layer: where it stands.
     """
 
     before_layer: Callable[[], None] = lambda: None
-    after_layer: Callable[[Begun, float], None] = lambda _begun, _share: None
+    after_step: Callable[[Begun], None] = lambda _begun: None
 
 
 NOBODY = Watch()
@@ -191,58 +189,80 @@ class Evolution:
         watch : Watch
             Who follows it.
         """
-        begun = begun or self._begin(state, density, number, watch)
-        credit = dict(begun.student.credit)
-        keep = dict(begun.student.keep)
-        share = self.share_done(begun)
-        watch.after_layer(begun, share)
+        reached = begun or Begun(
+            Sparse(dict(state.tensors), {}, state.tilt, credit=state.credit), self.evaluations
+        )
+        # Later cycles begin with the gradients that the one before has ended with.
+        opening = 0.0 if number else self.work.look
+        whole = opening + 1.0 + self.work.look
+        if not reached.goals:
+            reached = self._begin(reached, state, density, number, opening / whole, watch)
+        watch.after_step(reached)
+        credit = dict(reached.student.credit)
+        keep = dict(reached.student.keep)
 
         def choose(stop: Stop, moments: Moments) -> Individual:
-            nonlocal share
+            nonlocal reached
             name = stop.layer.weight
-            chosen = self._evolve_layer(stop, moments, state, begun.goals[name], number, credit)
+            chosen = self._evolve_layer(stop, moments, state, reached.goals[name], number, credit)
             keep[name] = chosen.keep
-            share += (1 - _BEGINNING) * self.work[name]
             tensors = {**stop.weights, **chosen.tensors}
-            student = Sparse(tensors, dict(keep), begun.student.tilt, credit=dict(credit))
-            watch.after_layer(replace(begun, student=student, evaluations=self.evaluations), share)
+            student = Sparse(tensors, dict(keep), reached.student.tilt, credit=dict(credit))
+            share = reached.share + self.work.layers[name] / whole
+            reached = Begun(student, self.evaluations, share, reached.goals)
+            watch.after_step(reached)
             return chosen
 
-        with torch.no_grad():
-            tensors, keep = self._sweep(self.student, state, choose, watch, begun.student)
-        student = Sparse(tensors, keep, begun.student.tilt, credit=credit)
-        return replace(student, zero_cost=self._zero_cost(student))
+        if len(keep) < len(self.layers):
+            with torch.no_grad():
+                self._sweep(self.student, state, choose, watch, reached.student)
 
-    def share_done(self, begun: Begun) -> float:
-        """Return the share of a cycle's work that is behind it."""
-        done = sum(self.work[name] for name in begun.student.keep)
-        return _BEGINNING + (1 - _BEGINNING) * done
+        def see(share: float) -> None:
+            left = (1.0 - share) * self.work.look / whole
+            watch.after_step(replace(reached, share=1.0 - left))
 
-    def _begin(self, state: Sparse, density: float, number: int, watch: Watch) -> Begun:
-        """Return a cycle before its first layer."""
-        scores = self._outlook(state)
+        student = reached.student
+        return replace(student, zero_cost=self._zero_cost(student, see))
+
+    def _begin(
+        self,
+        begun: Begun,
+        state: Sparse,
+        density: float,
+        number: int,
+        opening: float,
+        watch: Watch,
+    ) -> Begun:
+        """Return a cycle before its first layer; gradients are the share `opening` of it."""
+        first = begun
+
+        def see(share: float) -> None:
+            watch.after_step(replace(first, share=opening * share))
+
+        scores = self._outlook(state, see)
         kept_total = round(density * sum(mask.numel() for mask in state.keep.values()))
+        begun = replace(begun, share=opening)
         with torch.no_grad():
-            tilt = self._evolve_tilt(state, scores, kept_total, number, watch)
+            tilt = self._evolve_tilt(begun, state, scores, kept_total, number, watch)
         goals, _ = allocate(scores, state.keep, tilt, kept_total)
-        student = Sparse(dict(state.tensors), {}, tilt, credit=state.credit)
-        return Begun(student, goals, self.evaluations)
+        return Begun(replace(begun.student, tilt=tilt), self.evaluations, opening, goals)
 
-    def _outlook(self, state: Sparse) -> dict[str, Tensor]:
+    def _outlook(self, state: Sparse, after_batch: AfterBatch) -> dict[str, Tensor]:
         """Return the log-scores by curvature that a cycle begins with.
 
         The cycle before has needed them for what zeros cost.
         """
         tensors, scores = self._scored
         if tensors is not state.tensors:
+            self.sensing.look(state, after_batch)
             scores = self.scores(state, ("curvature",))["curvature"]
             self._scored = state.tensors, scores
         return scores
 
-    def _zero_cost(self, state: Sparse) -> float:
+    def _zero_cost(self, state: Sparse, after_batch: AfterBatch = lambda _: None) -> float:
         """Return what zeros would cost each if the search went on with this student a little."""
         kept = sum(int(mask.sum()) for mask in state.keep.values())
-        scores = self._outlook(state)
+        scores = self._outlook(state, after_batch)
         _, threshold = allocate(scores, state.keep, state.tilt, round(_GOES_ON * kept))
         return exp(threshold) / 2
 
@@ -323,6 +343,7 @@ class Evolution:
 
     def _evolve_tilt(
         self,
+        begun: Begun,
         state: Sparse,
         scores: Mapping[str, Tensor],
         kept_total: int,
@@ -330,13 +351,20 @@ class Evolution:
         watch: Watch,
     ) -> dict[str, float]:
         """Try shifts of weight between layers and return the one of least divergence."""
+        known = iter(begun.fits)
 
         def fitness(tilt: Mapping[str, float]) -> Tensor:
+            nonlocal begun
+            if (found := next(known, None)) is not None:
+                return found
             goals, _ = allocate(scores, state.keep, tilt, kept_total)
             keep = {name: top(scores[name], state.keep[name], goals[name]) for name in goals}
             tensors = self.prune(state, keep, student=self.scout, steps=RACING_STEPS, watch=watch)
             self.evaluations += 1
-            return self.divergence.pieces(self.scout.outputs(tensors), self.race)
+            found = self.divergence.pieces(self.scout.outputs(tensors), self.race)
+            begun = replace(begun, evaluations=self.evaluations, fits=[*begun.fits, found])
+            watch.after_step(begun)
+            return found
 
         best, names = dict(state.tilt), list(state.tilt)
         if len(names) < 2 or self.effort.tilts == 0:

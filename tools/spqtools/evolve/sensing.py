@@ -1,6 +1,6 @@
 """What the network's output says about its layers, from gradients sample by sample."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,14 @@ from spqtools.evolve.divergence import Divergence
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Layer, Student
+from spqtools.evolve.sums import Places, Sums, places_of
+from spqtools.memory import digest_of
+
+AfterBatch = Callable[[float], None]
+"""Hears of each batch: the share of them that is done."""
+
+# What is added up: products of a row's gradients with themselves, or with those of other rows.
+_ROWS, _PAIRS = "rows", "pairs"
 
 # How much of a place's weight goes by what errors cost there, where the network's outputs have
 # places too; the rest is the same for all.
@@ -36,8 +44,14 @@ class Sensed:
     places: dict[str, list[Tensor]]
 
 
+def _nobody(_: float) -> None:
+    """Hear nothing."""
+
+
 class Sensing:
     """Looks at students through gradients of their divergence.
+
+    What `sums` holds of the last students, a search that goes on brings back.
 
     Parameters
     ----------
@@ -50,14 +64,14 @@ class Sensing:
     """
 
     def __init__(self, student: Student, divergence: Divergence, seed: int) -> None:
+        self.sums: dict[str, Sums] = {}
         self._student = student
         self._divergence = divergence
         self._seed = seed
         self._attention = _ATTENTION if divergence.has_places else 0.0
         self._seen: tuple[Mapping[str, Tensor], Sensed] = ({}, Sensed({}, {}))
-        self._coupled: tuple[Mapping[str, Tensor], dict[str, list[Tensor]]] = ({}, {})
 
-    def look(self, state: Sparse) -> Sensed:
+    def look(self, state: Sparse, after_batch: AfterBatch = _nobody) -> Sensed:
         """Return what errors of rows and at places cost.
 
         Of a place the squared gradient at the layer's outputs there, all rows together, and a part
@@ -69,22 +83,26 @@ class Sensing:
         known, sensed = self._seen
         if known is state.tensors:
             return sensed
-        layers = self._student.layers
-        squares = {layer.weight: torch.zeros(layer.rows) for layer in layers}
-        seen = {layer.weight: _Places(layer.groups, self._attention) for layer in layers}
-        for layer, errors, features in self._gradients(state):
-            own, other = _weight_products(errors, features)
-            squares[layer.weight] += (own * other).sum((1, 3)).flatten()
-            seen[layer.weight].add(errors, features)
+        sums = self._add_up(_ROWS, state, after_batch)
         rows = {}
-        for layer in layers:
-            power = seen[layer.weight].power.repeat_interleave(layer.rows // layer.groups)
-            rows[layer.weight] = squares[layer.weight] / power.clamp_min(_TINY)
-        sensed = Sensed(rows, {name: places.shares for name, places in seen.items()})
+        for layer in self._student.layers:
+            (squares,) = sums.products[layer.weight]
+            power = sums.places[layer.weight].power(self._attention)
+            power = power.repeat_interleave(layer.rows // layer.groups)
+            rows[layer.weight] = squares / power.clamp_min(_TINY)
+        sizes = [len(inputs[0]) for inputs in self._student.batches]
+        shares = {}
+        for name, places in sums.places.items():
+            counts = places.shares(self._attention)
+            batches = [] if counts is None else torch.split(counts, sizes)
+            shares[name] = [batch.flatten() for batch in batches]
+        sensed = Sensed(rows, shares)
         self._seen = state.tensors, sensed
         return sensed
 
-    def couplings(self, state: Sparse) -> dict[str, list[Tensor]]:
+    def couplings(
+        self, state: Sparse, after_batch: AfterBatch = _nobody
+    ) -> dict[str, list[Tensor]]:
         """Return what errors of two rows together cost, from gradients sample by sample.
 
         The output's side of a Hessian in two Kronecker factors (Martens and Grosse, arXiv
@@ -96,31 +114,53 @@ class Sensing:
         dict of str to list of Tensor
             By the weight's name, for each of the layer's `blocks` a square of float32.
         """
-        known, coupled = self._coupled
-        if known is state.tensors:
-            return coupled
-        layers = self._student.layers
-        sums: dict[str, list[Tensor]] = {}
-        seen = {layer.weight: _Places(layer.groups, self._attention) for layer in layers}
-        for layer in layers:
-            sizes = [rows.stop - rows.start for _, rows in layer.blocks()]
-            sums[layer.weight] = [torch.zeros(size, size) for size in sizes]
-        for layer, errors, features in self._gradients(state):
-            sides = _weight_products(errors, features)
-            left, right = (side.transpose(1, 2).flatten(2).flatten(0, 1) for side in sides)
-            for total, (_, rows) in zip(sums[layer.weight], layer.blocks(), strict=True):
-                total += left[rows] @ right[rows].T
-            seen[layer.weight].add(errors, features)
+        sums = self._add_up(_PAIRS, state, after_batch)
         coupled = {}
-        for layer in layers:
-            power = seen[layer.weight].power.clamp_min(_TINY)
-            pairs = zip(sums[layer.weight], layer.blocks(), strict=True)
+        for layer in self._student.layers:
+            power = sums.places[layer.weight].power(self._attention).clamp_min(_TINY)
+            pairs = zip(sums.products[layer.weight], layer.blocks(), strict=True)
             coupled[layer.weight] = [total / power[group] for total, (group, _) in pairs]
-        self._coupled = state.tensors, coupled
         return coupled
 
-    def _gradients(self, state: Sparse) -> Iterator[tuple[Layer, Tensor, Tensor]]:
-        """Yield the gradients of the pseudo-loss at each layer's outputs, batch by batch.
+    def _add_up(self, kind: str, state: Sparse, after_batch: AfterBatch) -> Sums:
+        """Return the sums over all batches, beginning with those that are there already."""
+        digest = digest_of(state.tensors)
+        if kind not in self.sums or self.sums[kind].student != digest:
+            self.sums[kind] = self._nothing(kind, digest)
+        samples = sum(len(inputs[0]) for inputs in self._student.batches)
+        first = 0
+        for batch, inputs in enumerate(self._student.batches):
+            if first >= self.sums[kind].done:
+                found = [
+                    (
+                        layer.weight,
+                        _PRODUCTS[kind](layer, errors, features),
+                        places_of(errors, features, attends=self._attention > 0.0),
+                    )
+                    for layer, errors, features in self._gradients(state, batch)
+                ]
+                # Whoever interrupts this finds no sums rather than wrong ones.
+                sums = self.sums.pop(kind)
+                for name, products, places in found:
+                    sums.add(name, products, places, samples)
+                sums.done += len(inputs[0])
+                self.sums[kind] = sums
+                after_batch(sums.done / samples)
+            first += len(inputs[0])
+        return self.sums[kind]
+
+    def _nothing(self, kind: str, digest: str) -> Sums:
+        """Return sums before the first batch."""
+        products, places = {}, {}
+        for layer in self._student.layers:
+            sizes = [rows.stop - rows.start for _, rows in layer.blocks()]
+            shapes = [(layer.rows,)] if kind == _ROWS else [(size, size) for size in sizes]
+            products[layer.weight] = [torch.zeros(shape) for shape in shapes]
+            places[layer.weight] = Places(torch.zeros(layer.groups), torch.zeros(layer.groups))
+        return Sums(digest, products, places)
+
+    def _gradients(self, state: Sparse, batch: int) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+        """Yield the gradients of the pseudo-loss at each layer's outputs.
 
         Yields
         ------
@@ -133,38 +173,37 @@ class Sensing:
         sources = {source: layer for layer in student.layers for source in layer.node.args[:1]}
         # Students of a search differ in what they keep, and a resumed one draws the same signs.
         kept = sum(int(mask.sum()) for mask in state.keep.values())
-        for batch in range(len(student.batches)):
-            seen: dict[fx.Node, Tensor] = {}
+        seen: dict[fx.Node, Tensor] = {}
 
-            def watch(node: fx.Node, value: Any, seen: dict[fx.Node, Tensor] = seen) -> Any:
-                if node in ends and not value.requires_grad:
-                    value = value.requires_grad_(True)
-                if node in ends or node in sources:
-                    seen[node] = value
-                return value
+        def watch(node: fx.Node, value: Any) -> Any:
+            if node in ends and not value.requires_grad:
+                value = value.requires_grad_(True)
+            if node in ends or node in sources:
+                seen[node] = value
+            return value
 
-            begin = student.start(batch)
-            seen.update(begin)
-            with torch.enable_grad():
-                result = student.run(state.tensors, begin, on_layer=watch)
-                draws = Draws(self._seed, "signs", kept, batch)
-                signs = [
-                    torch.from_numpy(draws.signs(output.numel())).reshape(output.shape)
-                    for output in result
-                ]
-                loss = self._divergence.pseudo_loss(result, signs)
-                gradients: Sequence[Tensor] = torch.autograd.grad(
-                    loss, [seen[node] for node in ends], allow_unused=True, materialize_grads=True
-                )
-            for layer, gradient in zip(ends.values(), gradients, strict=True):
-                source: Any = layer.node.args[0]
-                if source not in seen:
-                    continue
-                rows, samples = layer.rows // layer.groups, gradient.shape[0]
-                features = layer.features(seen[source].detach())
-                features = features.reshape(layer.groups, samples, -1, layer.columns)
-                errors = layer.outputs(gradient).reshape(samples, -1, layer.groups, rows)
-                yield layer, errors.permute(2, 0, 3, 1), features
+        begin = student.start(batch)
+        seen.update(begin)
+        with torch.enable_grad():
+            result = student.run(state.tensors, begin, on_layer=watch)
+            draws = Draws(self._seed, "signs", kept, batch)
+            signs = [
+                torch.from_numpy(draws.signs(output.numel())).reshape(output.shape)
+                for output in result
+            ]
+            loss = self._divergence.pseudo_loss(result, signs)
+            gradients: Sequence[Tensor] = torch.autograd.grad(
+                loss, [seen[node] for node in ends], allow_unused=True, materialize_grads=True
+            )
+        for layer, gradient in zip(ends.values(), gradients, strict=True):
+            source: Any = layer.node.args[0]
+            if source not in seen:
+                continue
+            rows, samples = layer.rows // layer.groups, gradient.shape[0]
+            features = layer.features(seen[source].detach())
+            features = features.reshape(layer.groups, samples, -1, layer.columns)
+            errors = layer.outputs(gradient).reshape(samples, -1, layer.groups, rows)
+            yield layer, errors.permute(2, 0, 3, 1), features
 
 
 def _weight_products(errors: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,38 +219,17 @@ def _weight_products(errors: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     return gradient, gradient
 
 
-class _Places:
-    """Adds up what errors at the places of one layer cost, and what the layer sees there."""
+def _squares(_: Layer, errors: Tensor, features: Tensor) -> list[Tensor]:
+    """Return the squared gradients of each row's weights, sample by sample and added up."""
+    own, other = _weight_products(errors, features)
+    return [(own * other).sum((1, 3)).flatten()]
 
-    def __init__(self, groups: int, attention: float) -> None:
-        self._attention = attention
-        self._costs: list[Tensor] = []
-        self._plain, self._weighted = torch.zeros(groups), torch.zeros(groups)
 
-    def add(self, errors: Tensor, features: Tensor) -> None:
-        """Hear of a batch, as `_gradients` yields it."""
-        power = features.square().sum(3)
-        self._plain += power.sum((1, 2))
-        if self._attention:
-            costs = errors.square().sum((0, 2))
-            self._costs.append(costs.flatten())
-            self._weighted += (costs * power).sum((1, 2))
+def _pairs(layer: Layer, errors: Tensor, features: Tensor) -> list[Tensor]:
+    """Return the products of two rows' gradients, sample by sample and added up, by block."""
+    sides = _weight_products(errors, features)
+    left, right = (side.transpose(1, 2).flatten(2).flatten(0, 1) for side in sides)
+    return [left[rows] @ right[rows].T for _, rows in layer.blocks()]
 
-    @property
-    def _scale(self) -> float:
-        """What makes one of the mean cost."""
-        places = max(sum(len(costs) for costs in self._costs), 1)
-        total = sum(float(costs.double().sum()) for costs in self._costs)
-        return 1.0 / max(total / places, _TINY)
 
-    @property
-    def shares(self) -> list[Tensor]:
-        """How much each place counts, batch by batch."""
-        relative = self._attention * self._scale
-        return [1.0 - self._attention + relative * costs for costs in self._costs]
-
-    @property
-    def power(self) -> Tensor:
-        """Sum of the squared features of each group, places counting by their shares."""
-        relative = self._attention * self._scale
-        return (1.0 - self._attention) * self._plain + relative * self._weighted
+_PRODUCTS = {_ROWS: _squares, _PAIRS: _pairs}

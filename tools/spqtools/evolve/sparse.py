@@ -50,18 +50,24 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Begun:
-    """A cycle on its way through the layers.
+    """A cycle on its way.
 
     Parameters
     ----------
     student : Sparse
         What it has made so far; supports are those of the layers that it is through with.
-    goals : dict of str to int
-        Weights that each layer is to keep.
     evaluations : int
         Candidates that the search had assessed by then.
+    share : float
+        Share of the cycle's work that is done.
+    goals : dict of str to int
+        Weights that each layer is to keep; none before they are chosen.
+    fits : list of Tensor
+        While they are being chosen, how good the shifts between layers were that it has tried.
     """
 
     student: Sparse
-    goals: dict[str, int]
     evaluations: int
+    share: float = 0.0
+    goals: dict[str, int] = field(default_factory=dict)
+    fits: list[Tensor] = field(default_factory=list)

@@ -12,9 +12,9 @@ from spqtools.evolve.student import Layer
 from spqtools.levels.alternatives import round_to_step
 from spqtools.levels.quantise import quantise_layer
 
-AfterLayer = Callable[[Mapping[str, Tensor], float], None]
-"""Hears of the tensors of a layer that is on levels, at first of none, and of the share of the work
-that is done."""
+AfterStep = Callable[[Mapping[str, Tensor], float], None]
+"""Hears of the tensors of a layer that is on levels, or of none after a batch's gradients before
+that, and of the share of the work that is done."""
 
 # Steps of the largest bias of a layer, and the growth of the divergence that counts as harm.
 _BIAS_STEPS = (16, 32, 64, 128)
@@ -33,7 +33,7 @@ def place_levels(
     methods: Sequence[str] | None = None,
     begun: Mapping[str, Tensor] | None = None,
     model: Mapping[str, Tensor] | None = None,
-    after_layer: AfterLayer = lambda _layer, _share: None,
+    after_step: AfterStep = lambda _layer, _share: None,
 ) -> dict[str, Tensor]:
     """Return all tensors of a student, the layers' weights on levels.
 
@@ -55,16 +55,20 @@ def place_levels(
         Tensors of the layers that the same placing is through with; the result is the same.
     model : mapping of str to Tensor, optional
         Tensors of what the student is to stay near to; the teacher's by default.
-    after_layer : AfterLayer
-        Hears of each further layer.
+    after_step : AfterStep
+        Hears of each further step.
     """
     begun = begun or {}
-    if all(layer.weight in begun for layer in evolution.layers):
+    work = evolution.work.layers
+    if all(name in begun for name in work):
         return {**student.tensors, **begun}
-    coupling = evolution.sensing.couplings(student)
-    done = sum(work for name, work in evolution.work.items() if name in begun)
-    share = _BEGINNING + (1 - _BEGINNING) * done
-    after_layer({}, share)
+    done = (1 - _BEGINNING) * sum(one for name, one in work.items() if name in begun)
+
+    def see(share: float) -> None:
+        after_step({}, done + _BEGINNING * share)
+
+    coupling = evolution.sensing.couplings(student, see)
+    share = done + _BEGINNING
 
     def revise(
         layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
@@ -83,11 +87,11 @@ def place_levels(
             may_zero=may_zero,
             methods=methods,
         )
-        share += (1 - _BEGINNING) * evolution.work[name]
+        share += (1 - _BEGINNING) * work[name]
         named = {name: levelled.reshape(student.tensors[name].shape)}
         if layer.bias is not None and fitted is not None:
             named[layer.bias] = fitted
-        after_layer(named, share)
+        after_step(named, share)
         return named
 
     return evolution.revise(student, revise, begun, model)

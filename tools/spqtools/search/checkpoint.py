@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +13,22 @@ import spq
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Begun, Sparse
+from spqtools.evolve.sums import Sums
 from spqtools.memory import bits_of, digest_of
 from spqtools.search.goal import Options, Trial
 from spqtools.search.placings import Placing
 
-_FORMAT = "6"
+_FORMAT = "7"
 # The part that the student of a cycle on its way plays.
 _BEGUN = "begun"
 _PLACED = "placed"
+_SUMS = "sums"
+_FITS = "fits"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A search between two cycles, or between two layers of one or of a placing of levels.
+    """A search between two cycles, or between two steps of one or of a placing of levels.
 
     Parameters
     ----------
@@ -38,6 +42,8 @@ class Checkpoint:
         The cycle that was on its way.
     placed : dict of Placing to list of bytes
         Layers on levels, see `Placings`.
+    sums : dict of str to Sums
+        What gradients have added up to, see `Sensing`.
     """
 
     trials: list[Trial]
@@ -45,6 +51,7 @@ class Checkpoint:
     students: dict[str, Sparse]
     begun: Begun | None
     placed: dict[Placing, list[bytes]]
+    sums: dict[str, Sums]
 
 
 def search_digest(evolution: Evolution, options: Options) -> str:
@@ -72,6 +79,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
     students, begun = dict(checkpoint.students), checkpoint.begun
     if begun is not None:
         students[_BEGUN] = begun.student
+        tensors |= {f"{_FITS}/{index}": fit for index, fit in enumerate(begun.fits)}
+    for kind, sums in checkpoint.sums.items():
+        named = sums.tensors().items()
+        tensors |= {f"{_SUMS}/{kind}/{name}": tensor for name, tensor in named}
     for role, student in students.items():
         tensors |= {f"{role}/tensor/{name}": value for name, value in student.tensors.items()}
         tensors |= {f"{role}/keep/{name}": value for name, value in student.keep.items()}
@@ -86,7 +97,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
             role: [student.tilt, student.zero_cost, student.credit]
             for role, student in students.items()
         },
-        "goals": {} if begun is None else begun.goals,
+        "begun": None if begun is None else [begun.evaluations, begun.share, begun.goals],
+        "sums": {kind: [sums.student, sums.done] for kind, sums in checkpoint.sums.items()},
         "placed": [[*placing, len(layers)] for placing, layers in checkpoint.placed.items()],
     }
     spq.save(tensors, path, metadata={"digest": digest, "search": json.dumps(search)})
@@ -130,16 +142,33 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
         ]
         for number, (student, manner, count) in enumerate(saved["placed"])
     }
-    groups: dict[str, dict[str, dict[str, Tensor]]] = {}
+    groups: dict[str, dict[str, Tensor]] = {}
     for key, array in tensors.items():
-        owner, kind, name = key.split("/", 2)
-        groups.setdefault(owner, {}).setdefault(kind, {})[name] = torch.from_numpy(array)
+        owner, name = key.split("/", 1)
+        groups.setdefault(owner, {})[name] = torch.from_numpy(array)
     students = {
-        role: Sparse(groups[role]["tensor"], groups[role].get("keep", {}), *traits)
+        role: Sparse(_under("tensor", groups[role]), _under("keep", groups[role]), *traits)
         for role, traits in saved["students"].items()
     }
     begun = None
-    if _BEGUN in students:
-        begun = Begun(students.pop(_BEGUN), saved["goals"], saved["evaluations"])
+    if saved["begun"] is not None:
+        fits = groups.get(_FITS, {})
+        in_order = [fits[str(index)] for index in range(len(fits))]
+        evaluations, share, goals = saved["begun"]
+        begun = Begun(students.pop(_BEGUN), evaluations, share, goals, in_order)
+    sums = {
+        kind: Sums.from_tensors(student, done, _under(kind, groups[_SUMS]))
+        for kind, (student, done) in saved["sums"].items()
+    }
     trials = [Trial(*trial) for trial in saved["trials"]]
-    return Checkpoint(trials, saved["evaluations"], students, begun, placed)
+    return Checkpoint(trials, saved["evaluations"], students, begun, placed, sums)
+
+
+def _under(folder: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a folder, without it."""
+    prefix = f"{folder}/"
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -170,7 +170,7 @@ class _Search:
         self._checkpoint = checkpoint
         self._digest = search_digest(evolution, options)
         self._saved = time.monotonic()
-        landing.after_layer = self._save_sometimes
+        landing.after_step = self._save_sometimes
         self._trials: list[Trial] = []
         self._before = Rung(evolution.start())
         self._beyond: Rung | None = None
@@ -183,7 +183,7 @@ class _Search:
 
     @property
     def _begun_share(self) -> float:
-        return 0.0 if self._begun is None else self._evolution.share_done(self._begun)
+        return 0.0 if self._begun is None else self._begun.share
 
     def run(self, tick: Tick) -> None:
         """Try densities until the goal lies between two of them."""
@@ -223,10 +223,10 @@ class _Search:
         """Run a cycle; look at the time before each layer, and leave the state on the way."""
         advance = by_share(tick, self._begun_share)
 
-        def hear(reached: Begun, share: float) -> None:
+        def hear(reached: Begun) -> None:
             self._begun = reached
             self._save_sometimes()
-            advance(share)
+            advance(reached.share)
 
         watch = Watch(lambda: self._deadline.check("quantise"), hear)
         before, number = self._before.student, len(self._trials)
@@ -306,6 +306,7 @@ class _Search:
             self._beyond = Rung(saved.students["beyond"])
         self._begun = saved.begun
         self._landing.placings.packed = saved.placed
+        self._evolution.sensing.sums = saved.sums
 
     def save(self) -> None:
         """Leave what `restore` needs, once there is anything."""
@@ -316,7 +317,8 @@ class _Search:
         if self._beyond is not None:
             students["beyond"] = self._beyond.student
         evaluations = (self._begun or self._evolution).evaluations
-        checkpoint = Checkpoint(self._trials, evaluations, students, self._begun, placed)
+        sums = self._evolution.sensing.sums
+        checkpoint = Checkpoint(self._trials, evaluations, students, self._begun, placed, sums)
         write_checkpoint(self._checkpoint, checkpoint, self._digest)
         self._saved = time.monotonic()
 

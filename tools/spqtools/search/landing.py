@@ -110,7 +110,7 @@ class Landing:
         self._kind = evolution.divergence.description
         self._labels = calibration.labels
         self.placings = Placings()
-        self.after_layer: Callable[[], None] = _nobody
+        self.after_step: Callable[[], None] = _nobody
         self._teacher_hits = self._hits(evolution.teacher)
         self.is_cut = False
         if options.max_drop is not None and self._teacher_hits is None:
@@ -252,7 +252,7 @@ class Landing:
         def hear(layer: Mapping[str, Tensor], share: float) -> None:
             if layer:
                 self.placings.add(placing, layer)
-                self.after_layer()
+            self.after_step()
             advance(share)
 
         tensors = place_levels(
@@ -264,7 +264,7 @@ class Landing:
             methods=methods,
             begun=begun,
             model=model,
-            after_layer=hear,
+            after_step=hear,
         )
         advance(1.0)
         return round_biases(evolution, tensors)
