@@ -17,7 +17,7 @@ from spqtools.pack import PackRequest, checkpoint_path, run_pack
 from spqtools.progress import Progress, Tick
 from spqtools.reading.unlabelled import read_unlabelled
 from spqtools.search.goal import Options
-from spqtools.training import recover
+from spqtools.training import course
 
 if TYPE_CHECKING:
     from tests.conftest import TrainedNetwork
@@ -29,8 +29,8 @@ EXAMPLES = (torch.zeros(3, 16),)
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     # A second thread has nothing to do in so small a network, but waits busily.
     monkeypatch.setattr("spqtools.search.compress._THREADS", 1)
-    monkeypatch.setattr(recover, "_LEAST_STEPS", 150)
-    monkeypatch.setattr(recover, "_PRODUCTS", 1)
+    monkeypatch.setattr(course, "_LEAST_STEPS", 150)
+    monkeypatch.setattr(course, "_PRODUCTS", 1)
 
 
 @pytest.fixture

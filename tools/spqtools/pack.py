@@ -30,7 +30,7 @@ from spqtools.search.frontier import Frontier
 from spqtools.search.goal import Options
 from spqtools.search.outcome import Compressed
 from spqtools.search.weights_only import compress_weights
-from spqtools.training.recover import DEFAULT_SECONDS
+from spqtools.training.course import DEFAULT_SECONDS
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def test_same_seed_same_bytes(model: Path, calibration: Path, tmp_path: Path) ->
 def test_training_helps(
     model: Path, calibration: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("spqtools.training.recover._PRODUCTS", 10**9)
+    monkeypatch.setattr("spqtools.training.course._PRODUCTS", 10**9)
     found = {}
     for recovery in (None, str(calibration)):
         options = Options(target_ratio=25, effort="fast", recovers=recovery is not None)
@@ -272,8 +272,8 @@ def folder(images: NDArray[np.float32], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spqtools.training.recover._PRODUCTS", 1)
-    monkeypatch.setattr("spqtools.training.recover._LEAST_STEPS", 60)
+    monkeypatch.setattr("spqtools.training.course._PRODUCTS", 1)
+    monkeypatch.setattr("spqtools.training.course._LEAST_STEPS", 60)
 
 
 def trained(model: Path, folder: Path, recovery: Path, output: Path) -> Report:

@@ -271,6 +271,7 @@ def test_every_checkpoint_leads_to_the_same_file(
     words = network.words(tmp_path / "net.spq", "--target-ratio", "14")
     with monkeypatch.context() as patch:
         patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
+        patch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
         patch.setattr("spqtools.search.compress.write_checkpoint", write)
         assert main(words) == 0
     assert len(saved) > 20
@@ -283,8 +284,8 @@ def test_every_checkpoint_leads_to_the_same_file(
 def test_a_killed_training_begins_anew_from_the_same_student(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spqtools.training.recover._LEAST_STEPS", 60)
-    monkeypatch.setattr("spqtools.training.recover._PRODUCTS", 1)
+    monkeypatch.setattr("spqtools.training.course._LEAST_STEPS", 60)
+    monkeypatch.setattr("spqtools.training.course._PRODUCTS", 1)
     data = ("--recover", str(network.calibration))
     whole, output = tmp_path / "whole.spq", tmp_path / "net.spq"
     assert main(network.words(whole, "--target-ratio", "14", *data)) == 0

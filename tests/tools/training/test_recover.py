@@ -11,11 +11,13 @@ from torch import Tensor, fx, nn
 
 import spq
 from spqtools.evolve.effort import EFFORTS
+from spqtools.evolve.rng import Draws
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
 from spqtools.progress import Progress
-from spqtools.training import recover as module
-from spqtools.training.recover import Recovered, Refined, recover, refine
+from spqtools.training.recover import Recovered, recover
+from spqtools.training.refine import Refined, refine
+from spqtools.training.variants import vary
 
 ROOMY = 1 << 20
 """Bytes that any file of the network fits into."""
@@ -45,8 +47,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LEAST_STEPS", 240)
-    monkeypatch.setattr(module, "_PRODUCTS", 1)
+    monkeypatch.setattr("spqtools.training.course._LEAST_STEPS", 240)
+    monkeypatch.setattr("spqtools.training.course._PRODUCTS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +173,10 @@ def test_no_progress_ends_it(
         next(looks)
         return 0.0
 
-    monkeypatch.setattr(module, "_PEAK_RATE", 0.0)
-    monkeypatch.setattr(module, "_LOW_RATE", 0.0)
-    monkeypatch.setattr(module, "_LEAST_BATCH", 32)
-    monkeypatch.setattr(module, "_LEAST_STEPS", 2000)
+    monkeypatch.setattr("spqtools.training.recover._PEAK_RATE", 0.0)
+    monkeypatch.setattr("spqtools.training.recover._LOW_RATE", 0.0)
+    monkeypatch.setattr("spqtools.training.course._LEAST_BATCH", 32)
+    monkeypatch.setattr("spqtools.training.course._LEAST_STEPS", 2000)
     trained(evolution, sparse, clock=clock)
     assert next(looks) < 1950
 
@@ -214,3 +216,32 @@ def test_time_makes_refining_shorter(evolution: Evolution, sparse: Sparse) -> No
     found = refined(evolution, sparse, seconds=50, clock=lambda: float(next(looks)))
     assert found.is_cut
     assert next(looks) < 60
+
+
+def test_variants_are_learnt_from_and_other_images_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eighth of the images is held out, and of the others no lesson repeats one."""
+    samples, held_out = 64, 8
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        images = torch.rand(samples, 3, 8, 8)
+    shapes = ({0: torch.export.Dim.AUTO},)
+    graph = torch.export.export(network.eval(), (images,), dynamic_shapes=shapes).module()
+    assert isinstance(graph, fx.GraphModule)
+    evolution = Evolution(graph, [images], 0, EFFORTS["fast"])
+    lessons: list[bytes] = []
+    variants: list[bytes] = []
+
+    def see(plain: Tensor, draws: Draws) -> Tensor:
+        varied = vary(plain, draws)
+        lessons.extend(image.numpy().tobytes() for image in plain)
+        variants.extend(image.numpy().tobytes() for image in varied)
+        return varied
+
+    monkeypatch.setattr("spqtools.training.course.vary", see)
+    student = evolution.cycle(evolution.start(), 0.3, 0)
+    trained(evolution, student, varies=True)
+    plain = {image.numpy().tobytes() for image in images}
+    assert set(lessons) <= plain
+    assert len(set(lessons)) == samples - held_out
+    assert len(set(variants)) == len(variants) > samples

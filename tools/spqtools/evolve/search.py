@@ -101,6 +101,8 @@ class Evolution:
         Samples of a batch; by default what a processor's cache holds.
     fitness : callable, optional
         What students are judged by; by default what their outputs look like, see `Divergence`.
+    after_answers : Callable[[], None]
+        Called after each batch that the teacher answers to at first.
     """
 
     graph: fx.GraphModule
@@ -110,6 +112,7 @@ class Evolution:
     compensation: bool = True
     batch_size: int | None = None
     fitness: Fitness | None = None
+    after_answers: Callable[[], None] = lambda: None
     evaluations: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -136,12 +139,11 @@ class Evolution:
         self.scout = network.on([tensor[:scouted] for tensor in search], batch_size)
         self.teacher = self.student.original
         self.layers: list[Layer] = self.student.layers
-        with torch.no_grad():
-            answers = self.student.outputs(self.teacher)
-            self.divergence = Divergence(answers, self.fitness, SOFTENED)
-            answers = self.held_out.outputs(self.teacher)
-            self.held_out_divergence = Divergence(answers, self.fitness)
-
+        self.divergence = Divergence(self._answers(self.student), self.fitness, SOFTENED)
+        answers = self._answers(self.held_out)
+        self.held_out_divergence = Divergence(answers, self.fitness)
+        # Nothing, unless the teacher's answers are no numbers.
+        self.own_divergence = self.held_out_divergence(answers, range(len(answers)))
         self.sensing = Sensing(self.student, self.divergence, self.seed)
         self._scored: tuple[Mapping[str, Tensor], dict[str, Tensor]] = ({}, {})
         candidates = self.effort.proposals + self.effort.generations * self.effort.children
@@ -151,6 +153,15 @@ class Evolution:
             batch_size * (candidates * len(self.race) + _FINALISTS * len(self.final)),
         )
         self.work = spread_work(self.layers, needs.products, tries)
+
+    def _answers(self, student: Student) -> list[list[Tensor]]:
+        """Return what the teacher says to a student's samples, batch by batch."""
+        answers = []
+        for batch in range(len(student.batches)):
+            with torch.no_grad():
+                answers += student.outputs(self.teacher, [batch])
+            self.after_answers()
+        return answers
 
     def start(self) -> Sparse:
         """Return the teacher as a student that keeps everything."""

@@ -77,6 +77,6 @@ def spread_work(layers: Sequence[Layer], products: Mapping[str, int], tries: Tri
         running = tries.passes * rest + 2 * tries.samples * own
         work[layer.weight] = moments + inverse + solving + running + _LEAST_PRODUCTS
         rest -= own
-    total = sum(work.values())
+    total = max(sum(work.values()), 1)
     look = _LOOK_PASSES * whole * tries.samples / total
     return Work({name: one / total for name, one in work.items()}, look)

@@ -25,7 +25,8 @@ from spqtools.search.fitness import named_fitness
 from spqtools.search.goal import Goal, Options, Point, Trial, next_density, planned_cycles
 from spqtools.search.landing import MOST_PLACINGS, TICKS, Found, Landing, OnPoint, Rung, by_share
 from spqtools.search.outcome import Compressed, FileBytes, no_such_file
-from spqtools.training.recover import recover, refine
+from spqtools.training.recover import recover
+from spqtools.training.refine import refine
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Lessons:
 _THREADS = 2
 # Least time from one checkpoint to the next within a cycle or a placing of levels.
 _SAVING_SECONDS = 20.0
+# The same in units of what the last checkpoint took to be written: large networks take seconds.
+_SAVING_RATIO = 6.0
 # A pruned student under this share of the budget is not quantised before the search goes on.
 _TRUSTED_SHARE = 0.25
 # No survivor costs less than this in any file, so larger students need not be encoded.
@@ -127,7 +130,8 @@ def compress(
     """
     keep_freed_memory()
     with _fixed_threads():
-        evolution = _start(graph, calibration, options)
+        with progress.stage("answer") as tick:
+            evolution = _start(graph, calibration, options, tick)
         deadline = deadline or Deadline()
         searching = deadline if lessons is None else deadline.sooner(_SEARCHING)
         landing = Landing(evolution, calibration, options, goal, file_bytes, on_point, searching)
@@ -169,7 +173,7 @@ class _Search:
         self._landing = landing
         self._checkpoint = checkpoint
         self._digest = search_digest(evolution, options)
-        self._saved = time.monotonic()
+        self._saved, self._saving = time.monotonic(), 0.0
         landing.after_step = self._save_sometimes
         self._trials: list[Trial] = []
         self._before = Rung(evolution.start())
@@ -313,6 +317,7 @@ class _Search:
         placed = self._landing.placings.packed
         if self._checkpoint is None or not (self._trials or self._begun or placed):
             return
+        started = time.monotonic()
         students = {"before": self._before.student}
         if self._beyond is not None:
             students["beyond"] = self._beyond.student
@@ -321,9 +326,10 @@ class _Search:
         checkpoint = Checkpoint(self._trials, evaluations, students, self._begun, placed, sums)
         write_checkpoint(self._checkpoint, checkpoint, self._digest)
         self._saved = time.monotonic()
+        self._saving = self._saved - started
 
     def _save_sometimes(self) -> None:
-        if time.monotonic() - self._saved >= _SAVING_SECONDS:
+        if time.monotonic() - self._saved >= max(_SAVING_SECONDS, _SAVING_RATIO * self._saving):
             self.save()
 
     def _refuse_hopeless_size(self) -> None:
@@ -373,12 +379,16 @@ class _Search:
         return Trial(density, beyond=goal.share(self._landing.own(rung).point) > 1.0)
 
 
-def _start(graph: fx.GraphModule, calibration: Calibration, options: Options) -> Evolution:
+def _start(
+    graph: fx.GraphModule, calibration: Calibration, options: Options, tick: Tick
+) -> Evolution:
     """Run the teacher once and refuse what cannot be searched."""
     fitness = None if options.fitness is None else named_fitness(options.fitness)
     effort = EFFORTS[options.effort]
     try:
-        evolution = Evolution(graph, calibration.inputs, options.seed, effort, fitness=fitness)
+        evolution = Evolution(
+            graph, calibration.inputs, options.seed, effort, fitness=fitness, after_answers=tick
+        )
     except SpqError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -387,7 +397,7 @@ def _start(graph: fx.GraphModule, calibration: Calibration, options: Options) ->
             f"the network does not run on the calibration inputs ({first_line(error)}); "
             "check their number, shape and type",
         ) from error
-    if not isfinite(evolution.measure(evolution.teacher)):
+    if not isfinite(evolution.own_divergence):
         raise SpqError(
             Reason.BAD_CALIBRATION,
             "the network's own answers to the calibration inputs are not all finite numbers; "

@@ -1,0 +1,77 @@
+"""Training where zeros stay as they are: weights are real, and levels come afterwards."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import cos, pi
+
+from torch import Tensor
+
+from spqtools.evolve.divergence import Fitness
+from spqtools.evolve.sparse import Sparse
+from spqtools.evolve.student import Student
+from spqtools.progress import Progress
+from spqtools.training.course import DEFAULT_SECONDS, TICKS, Course, Plan
+from spqtools.training.pupil import Pupil
+
+# In units of each layer's root mean squared weight, for a network of one layer: tiny-YOLOv3 at 90 %
+# zeros, 1,200 variants of 96 images, came from 2.00 to 1.75 on other images.
+_RATE = 8e-3
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A student that has learnt and is not yet on levels.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        All tensors; zeros are where they were.
+    is_cut : bool
+        Whether time made the training shorter.
+    """
+
+    tensors: dict[str, Tensor]
+    is_cut: bool
+
+
+def refine(
+    student: Student,
+    sparse: Sparse,
+    inputs: Sequence[Tensor],
+    progress: Progress,
+    *,
+    seconds: float = DEFAULT_SECONDS,
+    seed: int = 0,
+    fitness: Fitness | None = None,
+    varies: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Refined:
+    """Train a sparse student on the teacher's outputs where its zeros are to stay as they are.
+
+    Parameters
+    ----------
+    student, sparse, inputs, progress, seconds, seed, fitness, varies, clock
+        See `recover`.
+
+    Returns
+    -------
+    Refined
+        The student at the end of the training. The same for equal arguments on one machine and
+        number of threads unless time has cut it.
+    """
+    plan = Plan(student, inputs[0].shape[0], seconds, clock, held_out=0)
+    course = Course(student, inputs, plan, seed, fitness, varies)
+    pupil = Pupil(student, sparse, seed, chooses=False)
+    scale = _RATE * len(student.layers) ** -0.5
+    share, epoch = 0.0, 0
+    with progress.stage("recover", TICKS) as tick:
+        while share < 1.0:
+            for places in course.shuffled(epoch):
+                course.teach(pupil, places, scale * (1 + cos(pi * share)) / 2, moving=True)
+                before, share = share, plan.advance()
+                tick(int(share * TICKS) - int(before * TICKS))
+                if share >= 1.0:
+                    break
+            epoch += 1
+    return Refined(pupil.tensors(), plan.is_cut)
