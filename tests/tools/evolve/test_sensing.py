@@ -176,7 +176,7 @@ def test_an_interrupted_look_goes_on_behind_the_last_batch(
     with pytest.raises(Killed):
         (killed.couplings if kind == "pairs" else killed.look)(case.state, kill)
     sums = killed.sums[kind]
-    assert sums.done == 2 * BATCH
+    assert sums.done == 2
     resumed = case.sensing()
     tensors = {name: tensor.clone() for name, tensor in sums.tensors().items()}
     resumed.sums[kind] = Sums.from_tensors(sums.student, sums.done, tensors)
@@ -211,9 +211,59 @@ def test_a_look_that_ends_within_a_batch_leaves_the_sums_of_the_others(
         patch.setattr(Sensing, "_gradients", end)
         with pytest.raises(Killed):
             sensing.look(case.state)
-    assert sensing.sums["rows"].done == BATCH
+    assert sensing.sums["rows"].done == 1
     again, wanted = sensing.look(case.state), case.sensing().look(case.state)
     assert all(torch.equal(rows, again.rows[name]) for name, rows in wanted.rows.items())
+
+
+class Windows(nn.Module):
+    """Puts windows of an image beside the images, as Swin does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(3, 5), nn.Conv1d(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = torch.relu(self.inner(x.reshape(-1, 2, 3)))
+        return torch.as_tensor(self.head(windows.reshape(-1, 4, 5).transpose(1, 2)))
+
+
+class Sequence(nn.Module):
+    """Puts the places of a sequence before its samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(3, 5), nn.Conv1d(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.inner(x.transpose(0, 1)))
+        return torch.as_tensor(self.head(first.permute(1, 2, 0)))
+
+
+@pytest.mark.parametrize("build", [Windows, Sequence])
+def test_samples_need_not_be_the_first_dimension(build: type[nn.Module]) -> None:
+    """Of 27 samples in batches of eight, the last has three."""
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        network, inputs = build().eval(), torch.randn(27, 4, 3)
+    shapes = ({0: torch.export.Dim.AUTO},)
+    graph = torch.export.export(network, (inputs,), dynamic_shapes=shapes).module()
+    assert isinstance(graph, fx.GraphModule)
+    student = Student(graph, [inputs], BATCH)
+    with torch.no_grad():
+        divergence = Divergence(student.outputs(student.original))
+    keep = {
+        layer.weight: torch.ones(layer.rows, layer.columns, dtype=torch.bool)
+        for layer in student.layers
+    }
+    state = Sparse(student.original, keep, {})
+    places = Sensing(student, divergence, SEED).look(state).places
+    assert [len(batch) for batch in places["inner.weight"]] == [4 * BATCH] * 3 + [4 * 3]
+    assert torch.cat(places["inner.weight"]).mean() == pytest.approx(1.0)
+    walks = [student.walk(dict(student.original)) for _ in range(2)]
+    with torch.no_grad():
+        for stop, twin in zip(*walks, strict=True):
+            measure_moments(stop, twin, places[stop.layer.weight])
 
 
 def test_sums_are_those_of_one_student_alone(case: Case) -> None:
@@ -223,6 +273,10 @@ def test_sums_are_those_of_one_student_alone(case: Case) -> None:
     state = Sparse(other, case.state.keep, {})
     found, wanted = sensing.look(state), case.sensing().look(state)
     assert all(torch.equal(rows, found.rows[name]) for name, rows in wanted.rows.items())
+    assert sensing.knows(state)
+    assert not sensing.knows(case.state)
+    sensing.forget_all_but([case.state])
+    assert not sensing.sums
 
 
 def test_layers_that_the_output_does_not_hear_cost_nothing(case: Case) -> None:

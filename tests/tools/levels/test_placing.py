@@ -61,7 +61,14 @@ def test_steps_are_heard_of_in_order(evolution: Evolution, student: Sparse) -> N
 def test_gradients_of_the_same_student_are_not_taken_again(
     evolution: Evolution, student: Sparse
 ) -> None:
-    first = place_levels(evolution, student, 1e-6, 7)
+    place_levels(evolution, replace(student, tensors=dict(evolution.teacher)), 1e-6, 7)
+    shares: list[float] = []
+    first = place_levels(
+        evolution, student, 1e-6, 7, after_step=lambda layer, share: shares.append(share)
+    )
+    # One batch for rows, and one for pairs of them.
+    assert len(shares) == 2 + len(evolution.layers)
+    assert shares == sorted(shares)
     heard: list[float] = []
     again = place_levels(
         evolution, student, 1e-6, 7, after_step=lambda layer, share: heard.append(share)

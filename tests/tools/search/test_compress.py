@@ -204,8 +204,9 @@ def test_a_frontier_needs_a_network_that_runs(
 @pytest.mark.parametrize(
     ("stage", "steps", "left"),
     [
-        # After the first layer of the first cycle, and of the second.
+        # After the gradients that the first cycle begins with, its first layer, and the second's.
         ("evolve", 0, ["net.spq.ckpt"]),
+        ("evolve", 10, ["net.spq.ckpt"]),
         ("evolve", 100, ["net.spq.ckpt", "points", "points.json"]),
         ("place levels", 1, ["net.spq.ckpt", "points", "points.json"]),
         ("place levels", 150, ["net.spq.ckpt", "points", "points.json"]),
@@ -279,6 +280,57 @@ def test_every_checkpoint_leads_to_the_same_file(
         (tmp_path / "net.spq.ckpt").write_bytes(state)
         assert main([*words, "--resume"]) == 0
         assert (tmp_path / "net.spq").read_bytes() == (explored / "net.spq").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """A network whose outputs have places."""
+    folder = tmp_path_factory.mktemp("maps")
+    files = Network(folder / "model.pt2", folder / "calibration.npz")
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        inputs = torch.randn(40, 2, 6, 6)
+        module = nn.Sequential(
+            nn.Conv2d(2, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, groups=8),
+            nn.Conv2d(8, 3, 1),
+        ).eval()
+    np.savez(files.calibration, x=inputs.numpy())
+    batch = {0: torch.export.Dim("batch")}
+    exported = torch.export.export(module, (inputs[:2],), dynamic_shapes=(batch,))
+    torch.export.save(exported, files.model)
+    return files
+
+
+def test_every_step_of_a_whole_search_leads_to_the_same_file(
+    maps: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several batches, shifts between layers, and places that count by what errors cost there."""
+    monkeypatch.setattr("spqtools.evolve.search._BATCH_ELEMENTS", 8 * 36 * 8)
+    output, saved = tmp_path / "net.spq", []
+    halves, shifts = 0, 0
+
+    def write(path: Path, checkpoint: Checkpoint, digest: str) -> None:
+        nonlocal halves, shifts
+        write_checkpoint(path, checkpoint, digest)
+        saved.append(path.read_bytes())
+        halves += any(0 < sums.done < 4 for sums in checkpoint.sums.values())
+        shifts += checkpoint.begun is not None and bool(checkpoint.begun.fits)
+
+    words = [*maps.words(output, "--sparsity", "0.5", "--bits", "3"), "--effort", "default"]
+    with monkeypatch.context() as patch:
+        patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
+        patch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
+        patch.setattr("spqtools.search.compress.write_checkpoint", write)
+        assert main(words) == 0
+    assert halves > 5
+    assert shifts > 2
+    whole = output.read_bytes()
+    for state in saved[::3]:
+        (tmp_path / "net.spq.ckpt").write_bytes(state)
+        assert main([*words, "--resume"]) == 0
+        assert output.read_bytes() == whole
 
 
 def test_a_killed_training_begins_anew_from_the_same_student(

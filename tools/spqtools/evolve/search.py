@@ -200,14 +200,10 @@ class Evolution:
         watch : Watch
             Who follows it.
         """
-        reached = begun or Begun(
-            Sparse(dict(state.tensors), {}, state.tilt, credit=state.credit), self.evaluations
-        )
-        # Later cycles begin with the gradients that the one before has ended with.
-        opening = 0.0 if number else self.work.look
-        whole = opening + 1.0 + self.work.look
+        reached = begun or self._open(state)
+        whole = reached.opening + 1.0 + self.work.look
         if not reached.goals:
-            reached = self._begin(reached, state, density, number, opening / whole, watch)
+            reached = self._begin(reached, state, density, number, watch)
         watch.after_step(reached)
         credit = dict(reached.student.credit)
         keep = dict(reached.student.keep)
@@ -220,43 +216,46 @@ class Evolution:
             tensors = {**stop.weights, **chosen.tensors}
             student = Sparse(tensors, dict(keep), reached.student.tilt, credit=dict(credit))
             share = reached.share + self.work.layers[name] / whole
-            reached = Begun(student, self.evaluations, share, reached.goals)
+            reached = replace(reached, student=student, evaluations=self.evaluations, share=share)
             watch.after_step(reached)
             return chosen
 
         if len(keep) < len(self.layers):
+            self.sensing.look(state, lambda _: watch.after_step(reached))
             with torch.no_grad():
                 self._sweep(self.student, state, choose, watch, reached.student)
 
         def see(share: float) -> None:
             left = (1.0 - share) * self.work.look / whole
-            watch.after_step(replace(reached, share=1.0 - left))
+            watch.after_step(replace(reached, share=max(reached.share, 1.0 - left)))
 
         student = reached.student
         return replace(student, zero_cost=self._zero_cost(student, see))
 
+    def _open(self, state: Sparse) -> Begun:
+        """Return a cycle that has done nothing yet."""
+        # The cycle before has ended with the same gradients, if it has led to this student.
+        opening = 0.0 if self.sensing.knows(state) else self.work.look
+        student = Sparse(dict(state.tensors), {}, state.tilt, credit=state.credit)
+        return Begun(student, self.evaluations, opening)
+
     def _begin(
-        self,
-        begun: Begun,
-        state: Sparse,
-        density: float,
-        number: int,
-        opening: float,
-        watch: Watch,
+        self, begun: Begun, state: Sparse, density: float, number: int, watch: Watch
     ) -> Begun:
-        """Return a cycle before its first layer; gradients are the share `opening` of it."""
-        first = begun
+        """Return a cycle before its first layer."""
+        opening = begun.opening / (begun.opening + 1.0 + self.work.look)
 
         def see(share: float) -> None:
-            watch.after_step(replace(first, share=opening * share))
+            watch.after_step(replace(begun, share=max(begun.share, opening * share)))
 
         scores = self._outlook(state, see)
         kept_total = round(density * sum(mask.numel() for mask in state.keep.values()))
-        begun = replace(begun, share=opening)
         with torch.no_grad():
-            tilt = self._evolve_tilt(begun, state, scores, kept_total, number, watch)
+            looked = replace(begun, share=opening)
+            tilt = self._evolve_tilt(looked, state, scores, kept_total, number, watch)
         goals, _ = allocate(scores, state.keep, tilt, kept_total)
-        return Begun(replace(begun.student, tilt=tilt), self.evaluations, opening, goals)
+        student = replace(begun.student, tilt=tilt)
+        return Begun(student, self.evaluations, begun.opening, opening, goals)
 
     def _outlook(self, state: Sparse, after_batch: AfterBatch) -> dict[str, Tensor]:
         """Return the log-scores by curvature that a cycle begins with.
@@ -272,9 +271,8 @@ class Evolution:
 
     def _zero_cost(self, state: Sparse, after_batch: AfterBatch = lambda _: None) -> float:
         """Return what zeros would cost each if the search went on with this student a little."""
-        kept = sum(int(mask.sum()) for mask in state.keep.values())
         scores = self._outlook(state, after_batch)
-        _, threshold = allocate(scores, state.keep, state.tilt, round(_GOES_ON * kept))
+        _, threshold = allocate(scores, state.keep, state.tilt, round(_GOES_ON * state.kept))
         return exp(threshold) / 2
 
     def revise(

@@ -86,16 +86,10 @@ class Sensing:
         sums = self._add_up(_ROWS, state, after_batch)
         rows = {}
         for layer in self._student.layers:
-            (squares,) = sums.products[layer.weight]
             power = sums.places[layer.weight].power(self._attention)
             power = power.repeat_interleave(layer.rows // layer.groups)
-            rows[layer.weight] = squares / power.clamp_min(_TINY)
-        sizes = [len(inputs[0]) for inputs in self._student.batches]
-        shares = {}
-        for name, places in sums.places.items():
-            counts = places.shares(self._attention)
-            batches = [] if counts is None else torch.split(counts, sizes)
-            shares[name] = [batch.flatten() for batch in batches]
+            rows[layer.weight] = sums.products[layer.weight] / power.clamp_min(_TINY)
+        shares = {name: places.shares(self._attention) for name, places in sums.places.items()}
         sensed = Sensed(rows, shares)
         self._seen = state.tensors, sensed
         return sensed
@@ -118,46 +112,63 @@ class Sensing:
         coupled = {}
         for layer in self._student.layers:
             power = sums.places[layer.weight].power(self._attention).clamp_min(_TINY)
-            pairs = zip(sums.products[layer.weight], layer.blocks(), strict=True)
-            coupled[layer.weight] = [total / power[group] for total, (group, _) in pairs]
+            blocks = layer.blocks()
+            sizes = [rows.stop - rows.start for _, rows in blocks]
+            parts = torch.split(sums.products[layer.weight], [size**2 for size in sizes])
+            coupled[layer.weight] = [
+                part.reshape(size, size) / power[group]
+                for part, size, (group, _) in zip(parts, sizes, blocks, strict=True)
+            ]
         return coupled
+
+    def knows(self, state: Sparse) -> bool:
+        """Tell whether a look at a student needs no gradients any more."""
+        if self._seen[0] is state.tensors:
+            return True
+        sums = self.sums.get(_ROWS)
+        if sums is None or sums.done < len(self._student.batches):
+            return False
+        return sums.student == _named(state)
+
+    def forget_all_but(self, states: Sequence[Sparse]) -> None:
+        """Forget the sums of all other students."""
+        names = {_named(state) for state in states}
+        self.sums = {kind: sums for kind, sums in self.sums.items() if sums.student in names}
 
     def _add_up(self, kind: str, state: Sparse, after_batch: AfterBatch) -> Sums:
         """Return the sums over all batches, beginning with those that are there already."""
-        digest = digest_of(state.tensors)
-        if kind not in self.sums or self.sums[kind].student != digest:
-            self.sums[kind] = self._nothing(kind, digest)
-        samples = sum(len(inputs[0]) for inputs in self._student.batches)
-        first = 0
-        for batch, inputs in enumerate(self._student.batches):
-            if first >= self.sums[kind].done:
-                found = [
-                    (
-                        layer.weight,
-                        _PRODUCTS[kind](layer, errors, features),
-                        places_of(errors, features, attends=self._attention > 0.0),
-                    )
-                    for layer, errors, features in self._gradients(state, batch)
-                ]
-                # Whoever interrupts this finds no sums rather than wrong ones.
-                sums = self.sums.pop(kind)
-                for name, products, places in found:
-                    sums.add(name, products, places, samples)
-                sums.done += len(inputs[0])
-                self.sums[kind] = sums
-                after_batch(sums.done / samples)
-            first += len(inputs[0])
+        name = _named(state)
+        if kind not in self.sums or self.sums[kind].student != name:
+            self.sums[kind] = self._nothing(kind, name)
+        batches = len(self._student.batches)
+        for batch in range(self.sums[kind].done, batches):
+            found = [
+                (
+                    layer.weight,
+                    _PRODUCTS[kind](layer, errors, features),
+                    places_of(errors, features, attends=self._attention > 0.0),
+                )
+                for layer, errors, features in self._gradients(state, batch)
+            ]
+            # Whoever interrupts this finds no sums rather than wrong ones.
+            sums = self.sums.pop(kind)
+            for weight, products, places in found:
+                sums.products[weight] += products
+                # What places count is said by `look` alone.
+                sums.places[weight].add(places, batches if kind == _ROWS else 0)
+            sums.done += 1
+            self.sums[kind] = sums
+            after_batch(sums.done / batches)
         return self.sums[kind]
 
-    def _nothing(self, kind: str, digest: str) -> Sums:
+    def _nothing(self, kind: str, name: str) -> Sums:
         """Return sums before the first batch."""
         products, places = {}, {}
         for layer in self._student.layers:
-            sizes = [rows.stop - rows.start for _, rows in layer.blocks()]
-            shapes = [(layer.rows,)] if kind == _ROWS else [(size, size) for size in sizes]
-            products[layer.weight] = [torch.zeros(shape) for shape in shapes]
-            places[layer.weight] = Places(torch.zeros(layer.groups), torch.zeros(layer.groups))
-        return Sums(digest, products, places)
+            pairs = sum((rows.stop - rows.start) ** 2 for _, rows in layer.blocks())
+            products[layer.weight] = torch.zeros(layer.rows if kind == _ROWS else pairs)
+            places[layer.weight] = Places.nothing(layer.groups)
+        return Sums(name, products, places)
 
     def _gradients(self, state: Sparse, batch: int) -> Iterator[tuple[Layer, Tensor, Tensor]]:
         """Yield the gradients of the pseudo-loss at each layer's outputs.
@@ -171,8 +182,6 @@ class Sensing:
         student = self._student
         ends = {layer.end: layer for layer in student.layers}
         sources = {source: layer for layer in student.layers for source in layer.node.args[:1]}
-        # Students of a search differ in what they keep, and a resumed one draws the same signs.
-        kept = sum(int(mask.sum()) for mask in state.keep.values())
         seen: dict[fx.Node, Tensor] = {}
 
         def watch(node: fx.Node, value: Any) -> Any:
@@ -186,7 +195,8 @@ class Sensing:
         seen.update(begin)
         with torch.enable_grad():
             result = student.run(state.tensors, begin, on_layer=watch)
-            draws = Draws(self._seed, "signs", kept, batch)
+            # Students of a search differ in what they keep, and a resumed one draws the same signs.
+            draws = Draws(self._seed, "signs", state.kept, batch)
             signs = [
                 torch.from_numpy(draws.signs(output.numel())).reshape(output.shape)
                 for output in result
@@ -219,17 +229,22 @@ def _weight_products(errors: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     return gradient, gradient
 
 
-def _squares(_: Layer, errors: Tensor, features: Tensor) -> list[Tensor]:
+def _named(state: Sparse) -> str:
+    """Return what tells a student from others: its tensors, and the count that signs go by."""
+    return f"{digest_of(state.tensors)} {state.kept}"
+
+
+def _squares(_: Layer, errors: Tensor, features: Tensor) -> Tensor:
     """Return the squared gradients of each row's weights, sample by sample and added up."""
     own, other = _weight_products(errors, features)
-    return [(own * other).sum((1, 3)).flatten()]
+    return (own * other).sum((1, 3)).flatten()
 
 
-def _pairs(layer: Layer, errors: Tensor, features: Tensor) -> list[Tensor]:
+def _pairs(layer: Layer, errors: Tensor, features: Tensor) -> Tensor:
     """Return the products of two rows' gradients, sample by sample and added up, by block."""
     sides = _weight_products(errors, features)
     left, right = (side.transpose(1, 2).flatten(2).flatten(0, 1) for side in sides)
-    return [left[rows] @ right[rows].T for _, rows in layer.blocks()]
+    return torch.cat([(left[rows] @ right[rows].T).flatten() for _, rows in layer.blocks()])
 
 
 _PRODUCTS = {_ROWS: _squares, _PAIRS: _pairs}

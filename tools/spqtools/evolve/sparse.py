@@ -37,10 +37,14 @@ class Sparse:
     credit: dict[str, float] = field(default_factory=dict)
 
     @property
+    def kept(self) -> int:
+        """How many of the layers' weights are kept."""
+        return sum(int(mask.sum()) for mask in self.keep.values())
+
+    @property
     def density(self) -> float:
         """Share of the layers' weights that are kept."""
-        kept = sum(int(mask.sum()) for mask in self.keep.values())
-        return kept / max(1, sum(mask.numel() for mask in self.keep.values()))
+        return self.kept / max(1, sum(mask.numel() for mask in self.keep.values()))
 
     @property
     def bit_price(self) -> float:
@@ -58,6 +62,8 @@ class Begun:
         What it has made so far; supports are those of the layers that it is through with.
     evaluations : int
         Candidates that the search had assessed by then.
+    opening : float
+        What the gradients that the cycle begins with take, all layers together being 1.
     share : float
         Share of the cycle's work that is done.
     goals : dict of str to int
@@ -68,6 +74,7 @@ class Begun:
 
     student: Sparse
     evaluations: int
+    opening: float
     share: float = 0.0
     goals: dict[str, int] = field(default_factory=dict)
     fits: list[Tensor] = field(default_factory=list)

@@ -1,13 +1,14 @@
-"""Sums over a student's samples, batch by batch, which a killed search goes on with."""
+"""Sums over a student's batches, which a killed search goes on with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _TINY = 1e-30
-_PRODUCTS, _COSTS, _PLAIN, _WEIGHTED = "products", "costs", "plain", "weighted"
+_PRODUCTS, _PLAIN, _WEIGHTED, _TOTALS = "products", "plain", "weighted", "totals"
+_COSTS, _LENGTHS = "costs", "lengths"
 
 
 @dataclass
@@ -20,35 +21,48 @@ class Places:
         Squared features of each group over all samples and places.
     weighted : Tensor of float32, shape (groups,)
         The same, each place times what errors cost there; zero where costs do not matter.
-    costs : Tensor of float32, shape (samples, places), optional
-        What errors cost; rows of samples that are still to come mean nothing. None where costs do
-        not matter.
+    totals : Tensor of float64, shape (2,)
+        Sum of what errors cost, and at how many places.
+    costs : Tensor of float32, one-dimensional
+        What they cost at each place, batch after batch; there may be room for more.
+    lengths : tuple of int
+        Places of each batch in `costs`; none where costs do not matter one by one.
     """
 
     plain: Tensor
     weighted: Tensor
-    costs: Tensor | None = None
+    totals: Tensor
+    costs: Tensor
+    lengths: tuple[int, ...] = ()
 
-    def add(self, batch: "Places", done: int, samples: int) -> None:
-        """Add the next batch, when so many of all samples are done."""
+    @classmethod
+    def nothing(cls, groups: int) -> "Places":
+        """Return what there is before the first batch."""
+        nothing = torch.zeros(groups)
+        return cls(nothing, nothing.clone(), torch.zeros(2, dtype=torch.float64), torch.zeros(0))
+
+    def add(self, batch: "Places", batches: int) -> None:
+        """Add a batch; its costs stay if `batches`, how many there will be, is not 0."""
         self.plain += batch.plain
         self.weighted += batch.weighted
-        if batch.costs is None:
+        self.totals += batch.totals
+        if not batches or not batch.lengths:
             return
-        if self.costs is None or len(self.costs) < samples:
+        done, more = sum(self.lengths), len(batch.costs)
+        if len(self.costs) < done + more:
             # One block for all: many that stay, taken between large ones that go, would leave
             # memory in pieces.
-            costs = torch.zeros(samples, batch.costs.shape[1])
-            if self.costs is not None:
-                costs[:done] = self.costs[:done]
+            costs = torch.zeros(max(more * batches, done + more))
+            costs[:done] = self.costs[:done]
             self.costs = costs
-        self.costs[done : done + len(batch.costs)] = batch.costs
+        self.costs[done : done + more] = batch.costs
+        self.lengths = (*self.lengths, more)
 
-    def shares(self, attention: float) -> Tensor | None:
-        """Return how much each place of each sample counts, `attention` of it by its costs."""
-        if self.costs is None:
-            return None
-        return 1.0 - attention + attention * self._scale * self.costs
+    def shares(self, attention: float) -> list[Tensor]:
+        """Return how much each place counts, batch by batch, `attention` of it by its costs."""
+        counts = self.costs[: sum(self.lengths)] * (attention * self._scale)
+        counts += 1.0 - attention
+        return list(torch.split(counts, list(self.lengths))) if self.lengths else []
 
     def power(self, attention: float) -> Tensor:
         """Return the sum of each group's squared features, places counting by their shares."""
@@ -57,13 +71,12 @@ class Places:
     @property
     def _scale(self) -> float:
         """What makes one of the mean cost."""
-        if self.costs is None:
-            return 0.0
-        return 1.0 / max(float(self.costs.mean(dtype=torch.float64)), _TINY)
+        cost, places = (float(total) for total in self.totals)
+        return 1.0 / max(cost / max(places, 1.0), _TINY)
 
 
 def places_of(errors: Tensor, features: Tensor, *, attends: bool) -> Places:
-    """Return the sums of one batch.
+    """Return what one batch says.
 
     Parameters
     ----------
@@ -75,65 +88,59 @@ def places_of(errors: Tensor, features: Tensor, *, attends: bool) -> Places:
         Whether costs matter.
     """
     power = features.square().sum(3)
-    plain = power.sum((1, 2))
-    if not attends:
-        return Places(plain, torch.zeros_like(plain))
-    costs = errors.square().sum((0, 2))
-    return Places(plain, (costs * power).sum((1, 2)), costs)
+    found = Places.nothing(len(power))
+    found.plain = power.sum((1, 2))
+    if attends:
+        costs = errors.square().sum((0, 2))
+        found.weighted = (costs * power).sum((1, 2))
+        found.costs, found.lengths = costs.flatten(), (costs.numel(),)
+        found.totals = torch.stack([costs.sum(dtype=torch.float64), torch.tensor(costs.numel())])
+    return found
 
 
 @dataclass
 class Sums:
-    """What the gradients of a student have added up to after some of its samples.
+    """What the gradients of a student have added up to after some of its batches.
 
     Parameters
     ----------
     student : str
-        Digest of the student's tensors.
-    products : dict of str to list of Tensor
+        What tells the student from others.
+    products : dict of str to Tensor of float32, one-dimensional
         By the weight's name, what products of gradients add up to.
     places : dict of str to Places
         By the weight's name.
     done : int
-        Samples.
+        Batches.
     """
 
     student: str
-    products: dict[str, list[Tensor]]
+    products: dict[str, Tensor]
     places: dict[str, Places]
     done: int = 0
 
-    def add(self, name: str, products: Sequence[Tensor], places: Places, samples: int) -> None:
-        """Add what the next batch says of a layer; there are so many samples in all."""
-        for total, product in zip(self.products[name], products, strict=True):
-            total += product
-        self.places[name].add(places, self.done, samples)
-
     def tensors(self) -> dict[str, Tensor]:
         """Return all sums by names that `from_tensors` understands."""
-        named = {
-            f"{_PRODUCTS}/{index}/{name}": product
-            for name, products in self.products.items()
-            for index, product in enumerate(products)
-        }
+        named = {f"{_PRODUCTS}/{name}": product for name, product in self.products.items()}
         for name, places in self.places.items():
             named[f"{_PLAIN}/{name}"] = places.plain
             named[f"{_WEIGHTED}/{name}"] = places.weighted
-            if places.costs is not None:
-                named[f"{_COSTS}/{name}"] = places.costs[: self.done]
+            named[f"{_TOTALS}/{name}"] = places.totals
+            named[f"{_COSTS}/{name}"] = places.costs[: sum(places.lengths)]
+            named[f"{_LENGTHS}/{name}"] = torch.tensor(places.lengths, dtype=torch.int64)
         return named
 
     @classmethod
     def from_tensors(cls, student: str, done: int, tensors: Mapping[str, Tensor]) -> "Sums":
         """Return what `tensors` were taken from."""
         found = cls(student, {}, {}, done)
-        for key, plain in tensors.items():
+        for key, product in tensors.items():
             kind, name = key.split("/", 1)
-            if kind != _PLAIN:
-                continue
-            costs = tensors.get(f"{_COSTS}/{name}")
-            found.places[name] = Places(plain, tensors[f"{_WEIGHTED}/{name}"], costs)
-            products = found.products[name] = []
-            while (product := tensors.get(f"{_PRODUCTS}/{len(products)}/{name}")) is not None:
-                products.append(product)
+            if kind == _PRODUCTS:
+                plain, weighted, totals, costs, lengths = (
+                    tensors[f"{part}/{name}"]
+                    for part in (_PLAIN, _WEIGHTED, _TOTALS, _COSTS, _LENGTHS)
+                )
+                found.products[name] = product
+                found.places[name] = Places(plain, weighted, totals, costs, (*lengths.tolist(),))
         return found

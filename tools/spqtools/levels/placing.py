@@ -64,10 +64,14 @@ def place_levels(
         return {**student.tensors, **begun}
     done = (1 - _BEGINNING) * sum(one for name, one in work.items() if name in begun)
 
-    def see(share: float) -> None:
-        after_step({}, done + _BEGINNING * share)
+    def looked(share: float) -> None:
+        after_step({}, done + _BEGINNING * share / 2)
 
-    coupling = evolution.sensing.couplings(student, see)
+    def coupled(share: float) -> None:
+        after_step({}, done + _BEGINNING * (1 + share) / 2)
+
+    evolution.sensing.look(student, looked)
+    coupling = evolution.sensing.couplings(student, coupled)
     share = done + _BEGINNING
 
     def revise(

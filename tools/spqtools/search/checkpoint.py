@@ -97,7 +97,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
             role: [student.tilt, student.zero_cost, student.credit]
             for role, student in students.items()
         },
-        "begun": None if begun is None else [begun.evaluations, begun.share, begun.goals],
+        "begun": begun and [begun.evaluations, begun.opening, begun.share, begun.goals],
         "sums": {kind: [sums.student, sums.done] for kind, sums in checkpoint.sums.items()},
         "placed": [[*placing, len(layers)] for placing, layers in checkpoint.placed.items()],
     }
@@ -154,8 +154,8 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
     if saved["begun"] is not None:
         fits = groups.get(_FITS, {})
         in_order = [fits[str(index)] for index in range(len(fits))]
-        evaluations, share, goals = saved["begun"]
-        begun = Begun(students.pop(_BEGUN), evaluations, share, goals, in_order)
+        evaluations, opening, share, goals = saved["begun"]
+        begun = Begun(students.pop(_BEGUN), evaluations, opening, share, goals, in_order)
     sums = {
         kind: Sums.from_tensors(student, done, _under(kind, groups[_SUMS]))
         for kind, (student, done) in saved["sums"].items()

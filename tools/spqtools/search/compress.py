@@ -360,16 +360,14 @@ class _Search:
         """Tell on which side of the goal a student lies; on levels where its zeros do not tell."""
         goal, student = self._goal, rung.student
         if self._options.recovers and self._options.sparsity is None:
-            kept = sum(int(mask.sum()) for mask in student.keep.values())
-            fits = kept * _MOST_BITS_PER_SURVIVOR <= 8 * (goal.target_bytes or 0)
+            fits = student.kept * _MOST_BITS_PER_SURVIVOR <= 8 * (goal.target_bytes or 0)
             return Trial(density, beyond=fits)
         if self._landing.shows_points:
             self._landing.own(rung)
         if self._options.sparsity is not None:
             return Trial(density, beyond=False)
         if goal.target_bytes is not None:
-            kept = sum(int(mask.sum()) for mask in student.keep.values())
-            if kept * _LEAST_BITS_PER_SURVIVOR / 8 > goal.target_bytes:
+            if student.kept * _LEAST_BITS_PER_SURVIVOR / 8 > goal.target_bytes:
                 return Trial(density, beyond=False)
             return Trial(density, beyond=goal.share(self._landing.own(rung).point) <= 1.0)
         if goal.max_divergence is not None:

@@ -150,8 +150,9 @@ class Landing:
         return self._put(student, student.bit_price, tick, model=student.tensors)
 
     def forget_all_but(self, rungs: Sequence[Rung]) -> None:
-        """Forget the layers on levels of all other students."""
+        """Forget the layers on levels, and the gradients, of all other students."""
         self.placings.keep({digest_of(rung.student.tensors) for rung in rungs})
+        self._evolution.sensing.forget_all_but([rung.student for rung in rungs])
 
     def go_onwards(self, rung: Rung) -> None:
         """Let the frontier end beyond the goal."""
@@ -290,7 +291,8 @@ def by_share(tick: Tick, begun: float = 0.0) -> Callable[[float], None]:
 
     def advance(share: float) -> None:
         nonlocal done
-        before, done = done, int(TICKS * share)
+        # A search that has lost its gradients says less than before.
+        before, done = done, max(done, int(TICKS * share))
         tick(done - before)
 
     return advance
