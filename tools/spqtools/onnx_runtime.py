@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spq._extras import extra
+from spqtools.reading.preprocess import OPTION
 
 _SILENT = 4
+_RGB = 3
+_NAME_CHARACTERS = 40
 ELEMENT_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -20,6 +23,13 @@ ELEMENT_TYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
+
+Shape = Sequence[int | str | None]
+"""Sizes of the dimensions; those that are free have a name or None."""
+
+
+class MisfitError(ValueError):
+    """Says which input of a network takes another shape, and what to do."""
 
 
 def open_session(model: bytes | Path) -> Any:
@@ -40,6 +50,8 @@ def run(session: Any, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
 
     Raises
     ------
+    MisfitError
+        An array has another shape than its input.
     Exception
         What ONNX Runtime raises has types of its own.
     """
@@ -47,7 +59,10 @@ def run(session: Any, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
 
     options = onnxruntime.RunOptions()
     options.log_severity_level = _SILENT
-    types = {value.name: ELEMENT_TYPES.get(value.type) for value in session.get_inputs()}
+    inputs = {value.name: value for value in session.get_inputs() if value.name in feeds}
+    for name, value in inputs.items():
+        _check_shape(name, value.shape, feeds[name].shape)
+    types = {name: ELEMENT_TYPES.get(value.type) for name, value in inputs.items()}
     converted = {
         name: array if types.get(name) is None else array.astype(types[name], copy=False)
         for name, array in feeds.items()
@@ -72,6 +87,8 @@ def run_all(session: Any, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
 
     Raises
     ------
+    MisfitError
+        An array has another shape than its input.
     Exception
         What ONNX Runtime raises has types of its own.
     """
@@ -91,3 +108,35 @@ def fixed_batch(session: Any) -> int:
     """Return how many samples a session takes at once, 0 for any number."""
     sizes = [value.shape[0] for value in session.get_inputs() if value.shape]
     return max((size for size in sizes if isinstance(size, int)), default=0)
+
+
+def _check_shape(name: str, taken: Shape, shape: Shape) -> None:
+    """Refuse what does not fit; ONNX Runtime would, and not say what to do."""
+    if not taken or _fits(taken, shape):  # not even the number of dimensions need be fixed
+        return
+    if _fits(taken[1:], shape[1:]):
+        remedy = "export it for batches of any size"
+    elif len(taken) == 4 and _RGB in (taken[1], taken[3]):
+        is_last = taken[1] != _RGB
+        height, width = taken[1:3] if is_last else taken[2:]
+        is_fixed = isinstance(height, int) and isinstance(width, int)
+        size = f"{width}x{height}" if is_fixed else "WIDTHxHEIGHT"
+        layout = ",layout=nhwc" if is_last else ""
+        remedy = f"for images write {OPTION} size={size},fit=letterbox{layout}, or another fit"
+    else:
+        remedy = "give it samples of that shape"
+    raise MisfitError(
+        f"takes {_listed(taken)} as {name[:_NAME_CHARACTERS]!r} and was given {_listed(shape)}; "
+        f"{remedy}"
+    )
+
+
+def _fits(taken: Shape, shape: Shape) -> bool:
+    """Tell whether a shape is one that is taken; sides that are no numbers are free."""
+    return len(taken) == len(shape) and all(
+        side == given or not isinstance(side, int) for side, given in zip(taken, shape, strict=True)
+    )
+
+
+def _listed(shape: Shape) -> str:
+    return "x".join(str(side) if isinstance(side, int) else "N" for side in shape)

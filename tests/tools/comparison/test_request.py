@@ -394,8 +394,26 @@ def test_images_of_another_size(tmp_path: Path, images: Path, refused: Callable[
     path = eight(tmp_path / "t.onnx", OBJECTS)
     new = tmp_path / "new"
     sentence = refused(path, path, "--data", images, *DETECTION, "--pictures", new)
-    assert "does not run on this data" in sentence
+    assert (
+        f"{path} takes 1x3x32x32 as 'image' and was given 1x3x48x64; for images write " in sentence
+    )
+    assert "--preprocess size=32x32,fit=letterbox," in sentence
     assert not new.exists()
+
+
+def test_images_that_break_a_graph_of_free_size(
+    tmp_path: Path, images: Path, refused: Callable[..., str]
+) -> None:
+    path = save_model(
+        tmp_path / "t.onnx",
+        [helper.make_node("Add", ["image", "other"], ["y"])],
+        [helper.make_tensor_value_info("image", FLOAT, ["N", 3, None, None])],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+        other=np.zeros((1, 3, 32, 32), "f4"),
+    )
+    sentence = refused(path, path, "--data", images, *DETECTION)
+    assert "does not run on this data" in sentence
+    assert "; check its shape and type, and --preprocess for images" in sentence
 
 
 def test_data(tmp_path: Path, images: Path, labels: Path, refused: Callable[..., str]) -> None:
@@ -430,7 +448,7 @@ def test_classifiers_that_are_none(
     np.savez(data, x=x, z=x)
     assert "takes 1 inputs, the data have 2" in refused(path, path, *after)
     np.savez(data, x=x[:, :4])
-    assert "does not run on this data" in refused(path, path, *after)
+    assert "takes Nx6 as 'input' and was given 3x4; give it samples" in refused(path, path, *after)
     np.savez(data, x=x, y=np.array([0, 8, 1]))
     assert "not all within the 8 classes" in refused(path, path, *after)
     assert "is for folders" in refused(path, path, *after, "--preprocess", "size=4")

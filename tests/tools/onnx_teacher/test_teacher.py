@@ -501,6 +501,12 @@ def test_what_computes_something_else_is_refused() -> None:
     with pytest.raises(SpqError, match=r"2 calibration inputs, .* need 1: 'x'") as caught:
         check_teacher(model, teacher, (torch.randn(3, 40), torch.randn(3, 1)))
     assert caught.value.code is Reason.BAD_CALIBRATION
+    with pytest.raises(
+        SpqError, match="the network takes Nx40 as 'x' and was given 2x41"
+    ) as caught:
+        check_teacher(model, teacher, (torch.randn(3, 41),))
+    assert caught.value.code is Reason.BAD_CALIBRATION
+    model = parsed(text.replace("40", "K"), {"v": (40, 48)})
     with pytest.raises(SpqError, match="does not run on the calibration inputs") as caught:
         check_teacher(model, teacher, (torch.randn(3, 41),))
     assert caught.value.code is Reason.BAD_CALIBRATION

@@ -13,7 +13,7 @@ import spq
 from spqformat import Reason, SpqError
 from spqformat.errors import first_line
 from spqformat.ids import MAGIC
-from spqtools.onnx_runtime import open_session, run, run_all
+from spqtools.onnx_runtime import MisfitError, open_session, run, run_all
 
 # What trainers of detectors leave in the metadata: {0: 'person', 1: "driver's cab"}.
 _NAME = re.compile(r"(\d{1,6}): ?(?:'([^']*)'|\"([^\"]*)\")", re.ASCII)
@@ -92,8 +92,13 @@ class Network:
     def _answers(self, ask: Callable[[], list[NDArray[Any]]]) -> list[NDArray[Any]]:
         try:
             outputs = ask()
+        except MisfitError as error:
+            raise self.refuse(str(error)) from error
         except Exception as error:  # ONNX Runtime raises types of its own
-            raise self.refuse(f"does not run on this data: {first_line(error)}") from error
+            raise self.refuse(
+                f"does not run on this data ({first_line(error)}); "
+                "check its shape and type, and --preprocess for images"
+            ) from error
         if any(output.dtype.kind == "f" and np.isnan(output).any() for output in outputs):
             raise self.refuse("answers with values that are not numbers; pack it anew")
         return outputs

@@ -12,7 +12,7 @@ from torch import Tensor
 from spq.onnx_graph import serialise
 from spqformat import Reason, SpqError
 from spqformat.errors import first_line
-from spqtools.onnx_runtime import fixed_batch, open_session, run_all
+from spqtools.onnx_runtime import MisfitError, fixed_batch, open_session, run_all
 from spqtools.onnx_teacher.teacher import OnnxTeacher
 from spqtools.onnx_teacher.wiring import inlined
 
@@ -59,11 +59,13 @@ def check_teacher(model: ModelProto, teacher: OnnxTeacher, inputs: tuple[Tensor,
         answers = run_all(session, [tensor.numpy() for tensor in samples])
     except SpqError:
         raise
+    except MisfitError as error:
+        raise SpqError(Reason.BAD_CALIBRATION, f"the network {error}") from error
     except Exception as error:  # ONNX Runtime raises types of its own
         raise SpqError(
             Reason.BAD_CALIBRATION,
             f"the network does not run on the calibration inputs ({first_line(error)}); "
-            "check their shape and type",
+            "check their shape and type, and --preprocess for images",
         ) from error
     try:
         with torch.no_grad():
