@@ -467,8 +467,10 @@ def compare(preprocess: str | None, as_json: bool, **given: Any) -> None:
     class there (intersection over union of at least 0.5) with a confidence of at least 0.5. A false
     alarm is an object that the student finds with at least --confidence where the teacher finds
     none with at least 0.5.
-    Pictures show the teacher at the left, in red what the student has lost, in orange its false
-    alarms.
+
+    Pictures show the teacher at the left and the student at the right: green is what both find, red
+    what the student has lost, orange its false alarms, grey what it sees besides and does not
+    count. Sides of more than 2,000 pixels are made smaller.
 
     Classification: how often the teacher's answer is the student's, or among its first five.
 

@@ -13,7 +13,7 @@ from spqtools.comparison.detections import (
     read_detections,
     suppress,
 )
-from spqtools.comparison.matching import found_by
+from spqtools.comparison.matching import found_by, matches
 from spqtools.reading.preprocess import Placement, parse_preprocess
 
 SIZE = (832, 416)
@@ -218,6 +218,12 @@ def detections(*rows: tuple[float, float, int, float]) -> Detections:
 def test_matching(others: Detections, expected: list[bool]) -> None:
     objects = detections((0, 10, 1, 0.9), (5, 15, 1, 0.8))
     assert found_by(objects, others).tolist() == expected
+
+
+def test_which_one_matches() -> None:
+    objects = detections((0, 10, 1, 0.9), (50, 60, 1, 0.8))
+    others = detections((3, 13, 1, 0.5), (0, 10, 1, 0.4))
+    assert matches(objects, others).tolist() == [1, -1]
 
 
 def test_nothing_to_match() -> None:

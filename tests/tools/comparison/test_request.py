@@ -16,7 +16,7 @@ from torch import nn
 
 import spq
 from spqtools.cli import main
-from spqtools.comparison.pictures import GAP_PIXELS, HEAD_PIXELS
+from spqtools.comparison.pictures import GAP_PIXELS, HEAD_PIXELS, MOST_SIDE_PIXELS
 from spqtools.reading.ingest import Source
 from spqtools.reading.programs import trace, write_programs
 from spqtools.unpack import write_onnx
@@ -253,11 +253,60 @@ def test_pictures(compare: Figures, tmp_path: Path) -> None:
         # What the student has lost is red at its own place in both halves.
         top, left = HEAD_PIXELS + 0.2 * height, 0.5 * width
         for offset in (0, width + GAP_PIXELS):
-            half = reds[:, offset : offset + width]
+            half = reds[HEAD_PIXELS:, offset : offset + width]
             assert half.any()
             rows, columns = np.nonzero(half)
-            assert rows.min() == pytest.approx(top, abs=2)
+            assert HEAD_PIXELS + rows.min() == pytest.approx(top, abs=2)
             assert columns.min() == pytest.approx(left, abs=2)
+
+
+def painted(path: Path, fraction: float) -> str:
+    """Return the colour of the right half's box that begins at a fraction of the image."""
+    with Image.open(path) as picture:
+        width = (picture.width - GAP_PIXELS) // 2
+        height = picture.height - HEAD_PIXELS
+        x = width + GAP_PIXELS + round(fraction * width)
+        pixel = np.array(picture.getpixel((x + 1, HEAD_PIXELS + round(0.8 * height))))
+    return min(COLOURS, key=lambda colour: np.abs(pixel - COLOURS[colour]).sum())
+
+
+COLOURS = {
+    "blue": (90, 160, 230),
+    "green": (50, 205, 50),
+    "orange": (255, 165, 0),
+    "grey": (192, 192, 192),
+}
+
+
+def test_colours_of_the_student(compare: Figures, tmp_path: Path, images: Path) -> None:
+    for file in images.iterdir():
+        file.unlink()
+    Image.new("RGB", (400, 200), COLOURS["blue"]).save(images / "0.png")
+    # Found; a false alarm; seen, but not surely enough for one; no object to the teacher, but seen.
+    confidences = [(0.9, 0.9), (0.0, 0.9), (0.0, 0.7), (0.6, 0.9)]
+    boxes = [(0.1 + 0.2 * number, 0.2, 0.2 + 0.2 * number, 0.9) for number in range(4)]
+    teacher, student = (
+        zoo(
+            tmp_path / f"{side}.onnx",
+            [(box, 0, sure[side]) for box, sure in zip(boxes, confidences, strict=True)],
+        )
+        for side in (0, 1)
+    )
+    compare(teacher, student, "--pictures", tmp_path / "seen")
+    colours = [painted(tmp_path / "seen" / "0.jpg", box[0]) for box in boxes]
+    assert colours == ["green", "orange", "grey", "grey"]
+
+
+def test_large_images(compare: Figures, tmp_path: Path, images: Path) -> None:
+    for file in images.iterdir():
+        file.unlink()
+    Image.new("RGB", (40_000, 1_000), COLOURS["blue"]).save(images / "0.png")
+    path = zoo(tmp_path / "t.onnx", [((0.5, 0.1, 0.9, 0.9), 0, 0.9)])
+    compare(path, path, "--pictures", tmp_path / "seen")
+    with Image.open(tmp_path / "seen" / "0.jpg") as picture:
+        assert picture.size == (2 * MOST_SIDE_PIXELS + GAP_PIXELS, 50 + HEAD_PIXELS)
+    assert painted(tmp_path / "seen" / "0.jpg", 0.5) == "green"
+    assert painted(tmp_path / "seen" / "0.jpg", 0.7) == "blue"
 
 
 # Classification

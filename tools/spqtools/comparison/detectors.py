@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from spqformat import Reason, SpqError
 from spqtools.comparison.average_precision import AveragePrecision, average_precision, check_scoring
 from spqtools.comparison.detections import Detections, UnknownLayoutError, read_detections
-from spqtools.comparison.matching import found_by
+from spqtools.comparison.matching import found_by, matches
 from spqtools.comparison.network import Network
 from spqtools.comparison.pictures import (
     EXTRA,
     FOUND,
     LOST,
+    PAPER,
+    UNCOUNTED,
     Half,
     Mark,
     check_picture_folder,
@@ -208,7 +210,8 @@ class _Pair:
     def __init__(self, teacher: Detections, student: Detections, confidence: float) -> None:
         self._objects = teacher.at_least(confidence)
         self._seen = student.at_least(_enough(confidence))
-        self._found = found_by(self._objects, self._seen)
+        self._matches = matches(self._objects, self._seen)
+        self._found = self._matches >= 0
         sure = student.at_least(confidence)
         self._found_as_sure = found_by(self._objects, sure)
         self._alarms = ~found_by(sure, teacher.at_least(_enough(confidence)))
@@ -232,16 +235,28 @@ class _Pair:
         # The surest of what the student sees may be false alarms.
         alarms = np.zeros(len(self._seen), dtype=np.bool_)
         alarms[: len(self._alarms)] = self._alarms
+        matched = np.isin(np.arange(len(self._seen)), self._matches)
+        uncounted = ~(matched | alarms)
         left = [*_marks(self._objects, names, FOUND, self._found), *lost]
         right = [
-            *_marks(self._seen, names, FOUND, ~alarms),
+            *_marks(self._seen, names, UNCOUNTED, uncounted),
+            *_marks(self._seen, names, FOUND, matched & ~alarms),
             *_marks(self._seen, names, EXTRA, alarms),
             *lost,
         ]
         objects, found, _, extra = self.counts
         return (
-            Half(f"teacher: {objects} found", left),
-            Half(f"student: {found} found, {objects - found} lost, {extra} false", right),
+            Half([(f"teacher: {objects} found", PAPER)], left),
+            Half(
+                [
+                    ("student:", PAPER),
+                    (f"{found} found", FOUND),
+                    (f"{objects - found} lost", LOST),
+                    (f"{extra} false", EXTRA),
+                    (f"{uncounted.sum()} not counted", UNCOUNTED),
+                ],
+                right,
+            ),
         )
 
 

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from spq._extras import extra
 from spqformat import Reason, SpqError
 from spqformat.atomic import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
-FOUND, LOST, EXTRA = "limegreen", "red", "orange"
+FOUND, LOST, EXTRA, UNCOUNTED = "limegreen", "red", "orange", "silver"
+PAPER = "white"
+MOST_SIDE_PIXELS = 2000
 HEAD_PIXELS = 24
 GAP_PIXELS = 4
 _TEXT_PIXELS = 14
@@ -46,13 +51,13 @@ class Half:
 
     Parameters
     ----------
-    head : str
-        What stands above the image.
+    head : sequence of tuple of str and str
+        What stands above the image: texts and their colours.
     marks : sequence of Mark
         Boxes, the last ones on top.
     """
 
-    head: str
+    head: Sequence[tuple[str, str]]
     marks: Sequence[Mark]
 
 
@@ -80,6 +85,8 @@ def check_picture_folder(folder: Path) -> None:
 def write_picture(file: Path, image: "Image", left: Half, right: Half) -> None:
     """Write an image twice, side by side, each with its own boxes.
 
+    Sides of more than 2,000 pixels are made smaller: texts stay readable, and JPEG has a limit.
+
     Parameters
     ----------
     file : Path
@@ -98,31 +105,45 @@ def write_picture(file: Path, image: "Image", left: Half, right: Half) -> None:
     """
     with extra("all"):
         from PIL import Image
-    width, height = image.size
-    picture = Image.new("RGB", (2 * width + GAP_PIXELS, height + HEAD_PIXELS), "white")
+    small = image.copy()
+    small.thumbnail((MOST_SIDE_PIXELS, MOST_SIDE_PIXELS))
+    width, height = small.size
+    scale = width / image.width, height / image.height
+    picture = Image.new("RGB", (2 * width + GAP_PIXELS, height + HEAD_PIXELS), PAPER)
     for x, half in ((0, left), (width + GAP_PIXELS, right)):
-        picture.paste(_drawn(image, half), (x, 0))
+        picture.paste(_drawn(small, half, scale), (x, 0))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=_QUALITY)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, [stream.getvalue()])
 
 
-def _drawn(image: "Image", half: Half) -> "Image":
-    """Draw one side, with its head."""
+def _drawn(image: "Image", half: Half, scale: tuple[float, float]) -> "Image":
+    """Draw one side, with its head; boxes are brought to the scale of the image."""
     with extra("all"):
-        from PIL import Image, ImageDraw, ImageFont
+        from PIL import Image, ImageDraw
     width, height = image.size
-    side = Image.new("RGB", (width, height + HEAD_PIXELS), "white")
+    side = Image.new("RGB", (width, height + HEAD_PIXELS), PAPER)
     side.paste(image, (0, HEAD_PIXELS))
     draw = ImageDraw.Draw(side)
-    font = ImageFont.load_default(_TEXT_PIXELS)
     for mark in half.marks:
-        left, top, right, bottom = mark.box
+        left, top, right, bottom = np.multiply(mark.box, scale * 2).tolist()
         top, bottom = top + HEAD_PIXELS, bottom + HEAD_PIXELS
         draw.rectangle((left, top, right, bottom), outline=mark.colour, width=_LINE_PIXELS)
-        ground = draw.textbbox((left + _LINE_PIXELS, top + _LINE_PIXELS), mark.text, font=font)
-        draw.rectangle(ground, fill=mark.colour)
-        draw.text((left + _LINE_PIXELS, top + _LINE_PIXELS), mark.text, fill="black", font=font)
-    draw.text((_LINE_PIXELS, _LINE_PIXELS), half.head, fill="black", font=font)
+        _write(draw, left, top, mark.text, mark.colour)
+    x = 0.0
+    for text, colour in half.head:
+        x = _write(draw, x, 0.0, text, colour) + _LINE_PIXELS
     return side
+
+
+def _write(draw: "ImageDraw", left: float, top: float, text: str, colour: str) -> float:
+    """Write a text on its colour, and return where it ends."""
+    with extra("all"):
+        from PIL import ImageFont
+    font = ImageFont.load_default(_TEXT_PIXELS)
+    corner = left + _LINE_PIXELS, top + _LINE_PIXELS
+    ground = draw.textbbox(corner, text, font=font)
+    draw.rectangle(ground, fill=colour)
+    draw.text(corner, text, fill="black", font=font)
+    return ground[2]
