@@ -443,7 +443,7 @@ def bench(file: Path, runs: int, threads: int, as_json: bool) -> None:
     "--labels",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with a text for each image, lines 'class x y width height' as YOLO has them; "
-    "detection is scored with COCO's AP50 and AP50:95.",
+    "detection is scored with COCO's AP50 and AP50:95. An image without a text counts as empty.",
 )
 @click.option(
     "--confidence",
@@ -456,6 +456,13 @@ def bench(file: Path, runs: int, threads: int, as_json: bool) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
     help="Write a picture of each image with what both detectors find.",
+)
+@click.option(
+    "--names",
+    type=_INPUT,
+    metavar="FILE",
+    help="Names of the classes in pictures, one a line, as Darknet's coco.names.  "
+    "[default: those that TEACHER has in its metadata]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(preprocess: str | None, as_json: bool, **given: Any) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 import spq
 from spqtools.cli import main
+from spqtools.comparison import detectors
 from spqtools.comparison.pictures import GAP_PIXELS, HEAD_PIXELS, MOST_SIDE_PIXELS
 from spqtools.reading.ingest import Source
 from spqtools.reading.programs import trace, write_programs
@@ -171,6 +172,7 @@ def test_a_detector_finds_what_it_finds(compare: Figures, tmp_path: Path, labels
         "found": 4,
         "found_as_sure": 4,
         "false_alarms": 0,
+        "labelled": 2,
         "teacher_precision": precision,
         "student_precision": precision,
     }
@@ -233,8 +235,8 @@ def test_text(
     assert count == "on 2 images"
     rows = [line.split("  ")[0] for line in table.splitlines()[2:]]
     assert rows == ["file bytes", "objects of the teacher at 0.80", "", "", *rows[4:]]
-    assert rows[4:] == ["false alarms at 0.80", "AP50", "AP50:95"]
-    found, precision = table.splitlines()[4], table.splitlines()[7]
+    assert rows[4:] == ["false alarms at 0.80", "labels for 2 of 2 images", "AP50", "AP50:95"]
+    found, precision = table.splitlines()[4], table.splitlines()[8]
     assert found.split() == ["found", "at", "0.50", "4", "2", "50.0%"]
     assert precision.split() == ["AP50", "1.000", "0.500", "50.0%"]
 
@@ -307,6 +309,48 @@ def test_large_images(compare: Figures, tmp_path: Path, images: Path) -> None:
         assert picture.size == (2 * MOST_SIDE_PIXELS + GAP_PIXELS, 50 + HEAD_PIXELS)
     assert painted(tmp_path / "seen" / "0.jpg", 0.5) == "green"
     assert painted(tmp_path / "seen" / "0.jpg", 0.7) == "blue"
+
+
+def test_names(
+    compare: Figures,
+    refused: Callable[..., str],
+    tmp_path: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr(
+        detectors,
+        "write_picture",
+        lambda _file, _image, left, _right: texts.extend(mark.text for mark in left.marks),
+    )
+    path, names = zoo(tmp_path / "t.onnx", OBJECTS[:1]), tmp_path / "own.names"
+    words = ("--pictures", tmp_path / "seen", "--names", names)
+    compare(path, path, *words[:2])
+    names.write_text("\ufeffchat\nécuelle du chien\n\n", encoding="utf-8")
+    compare(path, path, *words)
+    assert texts == ["dog's bowl 0.90"] * 2 + ["écuelle du chien 0.90"] * 2
+    both = (path, path, "--data", images, *DETECTION)
+    assert "--names is for pictures; add" in refused(*both, *words[2:])
+    names.write_text("cat\n\n")
+    sentence = refused(*both, *words)
+    assert f"--names: {names} has 1 names, the networks know 2 classes" in sentence
+    names.write_bytes(b"\xff\xfe")
+    assert "is not text in UTF-8" in refused(*both, *words)
+    assert len(texts) == 4
+
+
+def test_images_without_labels(
+    compare: Figures, tmp_path: Path, images: Path, labels: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (labels / "1.txt").unlink()
+    path = zoo(tmp_path / "t.onnx", OBJECTS)
+    words = ("--labels", labels)
+    figures = compare(path, path, *words)["figures"]
+    assert (figures["labelled"], figures["images"]) == (1, 2)
+    assert compare(path, path)["figures"]["labelled"] is None
+    assert main(["compare", *map(str, [path, path, "--data", images, *DETECTION, *words])]) == 0
+    assert "labels for 1 of 2 images" in capfd.readouterr().out
 
 
 # Classification
@@ -397,7 +441,12 @@ def test_words(tmp_path: Path, images: Path, refused: Callable[..., str]) -> Non
     assert "--data" in refused(path, path, *DETECTION)
     assert "preprocess: size=x is not" in refused(*both, *DETECTION, "--preprocess", "size=x")
     assert "from 0.01 to 1" in refused(*both, *DETECTION, "--confidence", "1.5")
-    for option, value in (("labels", images), ("confidence", "0.5"), ("pictures", tmp_path)):
+    for option, value in (
+        ("labels", images),
+        ("confidence", "0.5"),
+        ("pictures", tmp_path),
+        ("names", path),
+    ):
         sentence = refused(*both, *CLASSIFICATION, f"--{option}", value)
         assert f"--{option} is for --task detection" in sentence
 
@@ -470,11 +519,25 @@ def test_data(tmp_path: Path, images: Path, labels: Path, refused: Callable[...,
     assert "holds no images" in refused(path, path, "--data", labels, *DETECTION)
     assert "is not a folder" in refused(path, path, "--data", path, *DETECTION)
     both = (path, path, "--data", images, *DETECTION)
-    assert "has no boxes for the images" in refused(*both, "--labels", images)
     (labels / "1.txt").write_text("2 0.5 0.5 0.1 0.1")
     assert "line 1" in refused(*both, "--labels", labels)
     Image.new("RGB", (4, 4)).save(images / "1.bmp")
     assert "rename one" in refused(*both)
+
+
+@pytest.mark.parametrize("content", [None, "", " \n\n"])
+def test_labels_are_looked_for_before_anything_runs(
+    tmp_path: Path, images: Path, labels: Path, refused: Callable[..., str], content: str | None
+) -> None:
+    path, new = zoo(tmp_path / "t.onnx", OBJECTS), tmp_path / "new"
+    for file in labels.iterdir():
+        file.unlink()
+        if content is not None:
+            file.write_text(content)
+    words = ("--data", images, *DETECTION, "--labels", labels, "--pictures", new)
+    sentence = refused(path, path, *words)
+    assert f"has no boxes for the images; those of 0.png belong in {labels / '0.txt'}" in sentence
+    assert not new.exists()
 
 
 def test_pictures_replace_nothing(

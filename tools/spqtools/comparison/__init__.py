@@ -6,7 +6,7 @@
 `classifiers`        runs two classifiers and counts where they agree
 `detections`         boxes out of the outputs of YOLO networks
 `matching`           which objects of one network another one finds
-`yolo_labels`        the objects that people have seen
+`yolo_labels`        the objects that people have seen, and names of classes
 `average_precision`  COCO's scores
 `pictures`           what both find, drawn side by side
 """

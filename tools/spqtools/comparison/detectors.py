@@ -24,7 +24,14 @@ from spqtools.comparison.pictures import (
     check_picture_folder,
     write_picture,
 )
-from spqtools.comparison.yolo_labels import OPTION, Labels, read_labels
+from spqtools.comparison.yolo_labels import (
+    NAMES_OPTION,
+    Labels,
+    count_labelled,
+    label_file,
+    read_labels,
+    read_names,
+)
 from spqtools.progress import Progress
 from spqtools.reading.images import image_files, read_image
 from spqtools.reading.preprocess import Preprocess
@@ -55,6 +62,8 @@ class DetectorFigures:
         Of these, objects that the student is as sure of as `confidence`.
     false_alarms : int
         Objects that the student finds at `confidence` and the teacher does not see.
+    labelled : int or None
+        Images with a file of labels, the others count as empty; None without labels.
     teacher_precision, student_precision : AveragePrecision or None
         Scores on labels; None without.
     """
@@ -66,6 +75,7 @@ class DetectorFigures:
     found: int
     found_as_sure: int
     false_alarms: int
+    labelled: int | None
     teacher_precision: AveragePrecision | None
     student_precision: AveragePrecision | None
 
@@ -119,6 +129,7 @@ def compare_detectors(
     labels: Path | None,
     confidence: float,
     pictures: Path | None,
+    names: Path | None,
     progress: Progress,
 ) -> DetectorFigures:
     """Run two detectors on images.
@@ -137,6 +148,8 @@ def compare_detectors(
         See `DetectorFigures`.
     pictures : Path, optional
         New folder for a picture of each image with what both find.
+    names : Path, optional
+        What `read_names` reads; by default the teacher's own names.
     progress : Progress
         Hears of the images.
 
@@ -149,17 +162,19 @@ def compare_detectors(
     ------
     SpqError
         `bad_argument` for networks that are no detectors of a known kind or know different numbers
-        of classes, for images of the same name, and for folders that are none; `bad_calibration`
-        for damaged images and labels.
+        of classes, for images of the same name, for folders that are none, and for names that are
+        too few; `bad_calibration` for damaged images and for labels that are damaged or missing.
     OSError
         A file cannot be read or written.
     """
     files = _files(data, labels)
+    labelled = None
     if labels is not None:
         check_scoring()
+        labelled = count_labelled(labels, files)
     if pictures is not None:
         check_picture_folder(pictures)
-    names = teacher.class_names
+    class_names = teacher.class_names if names is None else read_names(names)
     detectors = _Detector(teacher), _Detector(student)
     counts = np.zeros(4, dtype=np.int64)
     truth: list[Labels] = []
@@ -176,19 +191,21 @@ def compare_detectors(
                     f"knows {answer.class_count} classes, the teacher {expected.class_count}; "
                     "compare networks for the same classes"
                 )
+            if names is not None and len(class_names) < expected.class_count:
+                raise SpqError(
+                    Reason.BAD_ARGUMENT,
+                    f"{NAMES_OPTION}: {names} has {len(class_names)} names, the networks know "
+                    f"{expected.class_count} classes; write one in each line",
+                )
             pair = _Pair(expected, answer, confidence)
             counts += pair.counts
             if labels is not None:
-                label_file = labels / f"{file.stem}.txt"
-                truth.append(read_labels(label_file, image.size, expected.class_count))
+                text = label_file(labels, file)
+                truth.append(read_labels(text, image.size, expected.class_count))
                 answers.append((expected, answer))
             if pictures is not None:
-                write_picture(pictures / f"{file.stem}.jpg", image, *pair.halves(names))
+                write_picture(pictures / f"{file.stem}.jpg", image, *pair.halves(class_names))
             tick()
-    if labels is not None and not any(one.classes for one in truth):
-        raise SpqError(
-            Reason.BAD_CALIBRATION, f"{OPTION}: {labels} has no boxes for the images in {data}"
-        )
     scores = [average_precision(truth, own) for own in zip(*answers, strict=True)]
     objects, found, found_as_sure, false_alarms = counts.tolist()
     return DetectorFigures(
@@ -199,6 +216,7 @@ def compare_detectors(
         found=found,
         found_as_sure=found_as_sure,
         false_alarms=false_alarms,
+        labelled=labelled,
         teacher_precision=scores[0] if scores else None,
         student_precision=scores[1] if scores else None,
     )

@@ -35,6 +35,8 @@ class CompareRequest:
         So sure the teacher is of the objects that count, 0.8 by default; for detection.
     pictures : Path, optional
         Folder for pictures; for detection.
+    names : Path, optional
+        Names of the classes in pictures, one a line; for detection.
     """
 
     teacher: Path
@@ -45,6 +47,7 @@ class CompareRequest:
     labels: Path | None = None
     confidence: float | None = None
     pictures: Path | None = None
+    names: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,13 @@ def run_compare(request: CompareRequest, progress: Progress) -> Comparison:
         A file cannot be read or written.
     """
     if request.task == "classification":
-        for name in ("labels", "confidence", "pictures"):
+        for name in ("labels", "confidence", "pictures", "names"):
             if getattr(request, name) is not None:
                 raise SpqError(
                     Reason.BAD_ARGUMENT, f"--{name} is for --task detection; leave it out"
                 )
+    if request.names is not None and request.pictures is None:
+        raise SpqError(Reason.BAD_ARGUMENT, "--names is for pictures; add --pictures FOLDER")
     teacher, student = Network(request.teacher), Network(request.student)
     figures: DetectorFigures | ClassifierFigures
     if request.task == "classification":
@@ -113,6 +118,7 @@ def run_compare(request: CompareRequest, progress: Progress) -> Comparison:
             request.labels,
             DEFAULT_CONFIDENCE if request.confidence is None else request.confidence,
             request.pictures,
+            request.names,
             progress,
         )
     return Comparison(
@@ -188,6 +194,7 @@ def _detector_rows(figures: DetectorFigures) -> list[list[str]]:
     ]
     own, other = figures.teacher_precision, figures.student_precision
     if own is not None and other is not None:
+        rows.append([f"labels for {figures.labelled:,} of {figures.images:,} images", "", "", ""])
         rows += [
             [name, f"{before:.3f}", f"{after:.3f}", _share(after, before)]
             for name, before, after in (
