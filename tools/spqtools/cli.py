@@ -479,6 +479,11 @@ def compare(preprocess: str | None, as_json: bool, **given: Any) -> None:
     what the student has lost, orange its false alarms, grey what it sees besides and does not
     count. Sides of more than 2,000 pixels are made smaller.
 
+    Outputs of detectors are read in three layouts: 1x(4+CLASSES)xN of YOLOv8 and later,
+    1xNx(5+CLASSES) of YOLOv5 and YOLOv7, and 1xNx4 with 1xCLASSESxN of YOLOv3 of the ONNX model
+    zoo, which takes the image's size too. Export networks without NMS: overlapping boxes are
+    sorted out here, and a graph that gives the chosen ones alone is refused.
+
     Classification: how often the teacher's answer is the student's, or among its first five.
 
     \b

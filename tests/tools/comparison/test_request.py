@@ -434,6 +434,15 @@ DETECTION = ("--task", "detection")
 CLASSIFICATION = ("--task", "classification")
 
 
+def test_help_names_colours_and_layouts(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--help"]) == 0
+    text = " ".join(capfd.readouterr().out.split())
+    for part in ("green is", "red what", "orange its", "grey what", "without NMS"):
+        assert part in text
+    for layout in ("1x(4+CLASSES)xN", "1xNx(5+CLASSES)", "1xNx4 with 1xCLASSESxN"):
+        assert layout in text
+
+
 def test_words(tmp_path: Path, images: Path, refused: Callable[..., str]) -> None:
     path = zoo(tmp_path / "t.onnx", OBJECTS)
     both = (path, path, "--data", images)
@@ -516,7 +525,9 @@ def test_images_that_break_a_graph_of_free_size(
 
 def test_data(tmp_path: Path, images: Path, labels: Path, refused: Callable[..., str]) -> None:
     path = zoo(tmp_path / "t.onnx", OBJECTS)
-    assert "holds no images" in refused(path, path, "--data", labels, *DETECTION)
+    sentence = refused(path, path, "--data", labels, *DETECTION)
+    assert "holds no images" in sentence
+    assert "folders in it are not searched" in sentence
     assert "is not a folder" in refused(path, path, "--data", path, *DETECTION)
     both = (path, path, "--data", images, *DETECTION)
     (labels / "1.txt").write_text("2 0.5 0.5 0.1 0.1")

@@ -38,7 +38,8 @@ def image_files(folder: Path) -> list[Path]:
     if not files:
         raise SpqError(
             Reason.BAD_CALIBRATION,
-            f"{folder} holds no images; known are .jpg, .png, .bmp and .webp",
+            f"{folder} holds no images; known are .jpg, .png, .bmp and .webp, "
+            "and folders in it are not searched",
         )
     return files
 
