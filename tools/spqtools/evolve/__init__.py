@@ -2,8 +2,8 @@
 
 The source (arXiv 2206.05859) zeroes sets of weights tentatively and keeps the zeros that change the
 student's output least against the teacher's. Here a cycle walks once through the network; at each
-layer a population of zero-sets, seeded by several criteria, is assessed on the student itself, and
-the survivors are compensated in closed form before the walk goes on.
+layer a population of zero-sets, seeded by several criteria, is assessed on the student itself, each
+with survivors that make up for it by least squares, and the walk goes on with the winner.
 
 `student`       the network as a graph that can be run from any layer on
 `folding`       batch norms become part of the layers before them

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+# No layer keeps a smaller share of its weights than that.
 _LEAST_KEPT = 0.002
 
 

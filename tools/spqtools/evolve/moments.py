@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spqtools.evolve.student import Layer, Stop
 
+# Share of the mean diagonal that is added to a Hessian before it is inverted.
 _DAMPING = 1e-2
 # Places that are looked at for each feature: a convolution has far more of them than its moments
 # need.

@@ -36,7 +36,7 @@ class Individual:
         Divergence of the student from the teacher and what the set's bits are worth; less is
         better.
     parts : Tensor of float64, shape (pieces,)
-        The same on some pieces of the samples; only of who meets all of them.
+        The same on some pieces of the samples; only of finalists.
     """
 
     keep: Tensor
@@ -59,7 +59,7 @@ def criteria(
     weight : Tensor of float32, shape (rows, columns)
         Present weights.
     sensitivity : Tensor of float32, shape (rows,)
-        Mean squared gradient of the divergence's pseudo-loss at each row's output.
+        What an error of each row costs, see `Sensing.look`.
 
     Returns
     -------
@@ -164,9 +164,9 @@ def evolve(
     children: int,
     finalists: int,
 ) -> tuple[Individual, list[str]]:
-    """Run generations of assessment, selection and breeding, and return the fittest zero-set.
+    """Run generations of assessment, selection and breeding, and return the zero-set that wins.
 
-    Racing: everybody is assessed on a few samples, the finalists on all. The first proposal is
+    Racing: everybody is assessed on a few samples, the finalists on more. The first proposal is
     always among the finalists, and wins unless another is better by more than chance.
 
     Parameters
@@ -176,14 +176,15 @@ def evolve(
     breed : callable
         ``breed(parents, number)`` returns a child of the fittest.
     assess : callable
-        ``assess(keep, on_all)`` returns an individual.
+        ``assess(keep, is_final)`` returns an individual, a final one from more samples.
     generations, children, finalists : int
-        Generations after the first, children in each, and individuals that meet all samples.
+        Generations after the first, children in each, and individuals that meet on more samples,
+        besides the first proposal if it is not among them.
 
     Returns
     -------
     tuple of Individual and list of str
-        The fittest, and the names of the first generation from the fittest to the least fit.
+        The winner, and the names of the first generation from the fittest to the least fit.
     """
     raced = {name: assess(keep, False) for name, keep in first_generation.items()}
     ranking = sorted(raced, key=lambda name: raced[name].fitness)

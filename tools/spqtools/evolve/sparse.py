@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-# What a zero saves: the survivor's place in the mask and its level, in bits. The files of
-# tests/bench/RESULTS.md have 7 to 8 bits for each survivor, tables and biases among them.
+# What a zero saves: the survivor's place in the mask and its level, in bits. The files of the first
+# table in tests/bench/RESULTS.md have 5 to 9 bits for each survivor, all else in them included: the
+# ResNets 5 to 6, LeNet-300-100 6 to 8, LeNet-5 6 to 9.
 _BITS_PER_SURVIVOR = 6.5
 # A set of zeros costs more than its members one by one. Of 1/2 to 8, 4 to 8 gave LeNet-300-100 the
-# least divergence at 45x and at 65x.
+# least divergence at 45x and at 65x, by hand: no table has it.
 _SET_SURCHARGE = 6.0
 
 
@@ -25,7 +26,8 @@ class Sparse:
     tilt : dict of str to float
         What evolution has added to each layer's log-scores.
     zero_cost : float
-        Divergence that each of the next zeros is estimated to cost.
+        Divergence that the dearest of the next zeros is estimated to cost alone; 0 before the first
+        cycle.
     credit : dict of str to float
         What each kind of proposal has earned.
     """
@@ -48,7 +50,10 @@ class Sparse:
 
     @property
     def bit_price(self) -> float:
-        """Divergence that one bit is worth, from what the next zeros would cost and save."""
+        """Divergence that one bit is worth, from what the next zeros would cost and save.
+
+        Nothing before the first cycle, in which masks are free therefore.
+        """
         return _SET_SURCHARGE * self.zero_cost / _BITS_PER_SURVIVOR
 
 

@@ -15,8 +15,8 @@ _ATEN = torch.ops.aten
 _LINEAR = {_ATEN.linear.default}
 _CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv2d.default}
 # Arguments: input, weight, bias, stride, padding, dilation, transposed, output_padding, groups.
-_SUM = _ATEN.add.Tensor
 _GENERAL_CONVOLUTION = _ATEN.convolution.default
+_SUM = _ATEN.add.Tensor
 # Memory and work grow with the square of it.
 _COUPLED_ROWS = 512
 

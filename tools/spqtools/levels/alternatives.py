@@ -14,7 +14,8 @@ METHODS = ("entropy-constrained", "uniform", "k-means", "powers-of-two", "ternar
 
 _ITERATIONS = 30
 _LARGEST_BFLOAT16 = 2.0**127 * (2.0 - 2.0**-7)
-# A bin is far narrower than the weights of one level.
+# Of more weights than that, no method places its levels by the weights themselves. A bin is far
+# narrower than the weights of one level.
 _BINS = 2048
 # Steps of an octave. Their multiples have few binary digits, so that bfloat16 holds them.
 _MANTISSAS = (1.75, 1.5, 1.25, 1.0)
@@ -136,7 +137,8 @@ def k_means(
 ) -> Levels:
     """Place levels where the curvature-weighted error alone is least; the price sets their number.
 
-    Exact for each number, see `partition`. For the parameters see `alternatives`.
+    Exact for each number on the bins of `_histogram`, see `partition`; of more weights than there
+    are bins, that is nearly exact. For the parameters see `alternatives`.
     """
     line = _histogram(weights, curvature)
     sums = [np.append(0.0, np.cumsum(line.mass * line.weights**power)) for power in range(3)]

@@ -19,6 +19,7 @@ from spqtools.levels.level_image import level_image
 # Rounds of assignment and placement, and passes over each row in a round.
 _ROUNDS = 4
 _SWEEPS = 6
+# Share of the mean diagonal that is added to a Hessian.
 _DAMPING = 1e-2
 # Alternatives that are carried out in a layer of more weights than that; in others, all.
 _TRIED, _MANY_WEIGHTS = 2, 1 << 20
@@ -268,7 +269,7 @@ def _place_bits(mask: Tensor) -> Tensor:
 
     The coder's density classes are foreseen by the densities of row and column, whose odds
     multiply. Unlike in `rate`, lines are drawn to even odds: a layer that is still full has to get
-    its first zeros at all.
+    its first zeros at all. And every column is a line of its own, also within a kernel.
     """
     ones = mask.double()
     logit_row = _logit(ones.sum(1), mask.shape[1])

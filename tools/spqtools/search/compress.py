@@ -59,7 +59,8 @@ _SAVING_SECONDS = 20.0
 _SAVING_RATIO = 6.0
 # A pruned student under this share of the budget is not quantised before the search goes on.
 _TRUSTED_SHARE = 0.25
-# No survivor costs less than this in any file, so larger students need not be encoded.
+# Survivors cost more than this in all files of tests/bench/RESULTS.md, so larger students are not
+# encoded.
 _LEAST_BITS_PER_SURVIVOR = 2.0
 # A student that would fit at so many bits for each survivor can leave the rest to training, which
 # wins back what levels cost but zeroes worse than evolution and compensation do.

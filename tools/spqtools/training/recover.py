@@ -15,12 +15,12 @@ from spqtools.training.budget import FALLING, Budget, TensorBytes
 from spqtools.training.course import DEFAULT_SECONDS, TICKS, Course, Plan
 from spqtools.training.pupil import Pupil
 
-# Samples that are never learnt from: they tell when to stop.
+# Samples that are never learnt from: they tell which of the last students is the best.
 _HELD_OUT_SHARE = 0.125
 _MOST_HELD_OUT = 4096
 # Share of the training until which weights move between levels; then levels and biases alone learn.
 _MOVING = 0.9
-# Choices of what is kept in a whole training.
+# Choices of what is kept, if they went on for the whole training.
 _CHOICES = 80
 # In units of each layer's root mean squared weight, for a network of one layer: what steps do to
 # the outputs adds up over the layers like noise.
@@ -29,7 +29,7 @@ _LOW_RATE = 5.2e-3
 # Share of the file that stays free when weights cease to move: biases and levels still do, and
 # take some bytes more or less.
 _ROOM = 0.01
-# Examinations without progress that end the training.
+# Examinations without progress that end the training; there are none before weights cease to move.
 _PATIENCE = 3
 
 
