@@ -5,6 +5,7 @@
 At each total sparsity, every method chooses its zeros from the same calibration images, with the
 same closed-form compensation of the survivors. Nothing is quantised. Criteria score the teacher's
 weights once; "per layer" zeroes the same share of every layer, "global" the lowest scores of all.
+"In cycles" does so by the steps that Directed Evolution takes, scored and compensated anew in each.
 SparseGPT (arXiv 2301.00774) scores a layer by optimal brain surgeon when the layers before it have
 their zeros already; here it has the compensation of the others in the place of its own.
 
@@ -14,6 +15,7 @@ seen, accuracy that on all 10,000 test images.
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -76,10 +78,14 @@ def _compare(
         )
 
     scores = evolution.scores(evolution.start(), [criterion for criterion, _ in CRITERIA.values()])
+    # The most trusted proposal alone, and nothing else tried.
+    alone = replace(evolution.effort, proposals=1, generations=0, children=0, tilts=0)
+    stepwise = networks.students(replace(evolution, effort=alone), sparsities)
     evolved = networks.students(evolution, sparsities)
     for sparsity in sparsities:
         for method, tensors in _rivals(evolution, scores, sparsity):
             show(sparsity, method, tensors, 0)
+        show(sparsity, "second order (OBS), in cycles", next(stepwise).tensors, 0)
         student = next(evolved)
         show(sparsity, "Directed Evolution", student.tensors, evolution.evaluations)
 
