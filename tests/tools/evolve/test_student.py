@@ -171,6 +171,19 @@ def test_weights_times_features_is_the_output(name: str) -> None:
     assert torch.equal(layer.outputs(output, 3), layer.outputs(output)[::3])
 
 
+def test_pixels_of_one_channel_are_laid_out_like_others() -> None:
+    """Else convolutions answer channel by channel, and pooling takes ten times as long."""
+    inputs = randn(3, 1, 8, 8)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3))
+    student = Student(trace(network, inputs), [inputs], 3)
+    (image,) = student.start(0).values()
+    assert torch.equal(image, inputs)
+    assert image.stride() == (64, 1, 8, 1)
+    stop = next(student.walk(dict(student.original)))
+    assert stop.output(0).stride(1) == 1
+    torch.testing.assert_close(stop.output(0), network(inputs).detach())
+
+
 def test_what_is_no_layer() -> None:
     """Transposed convolutions, embeddings and computed weights stay as they are."""
 
