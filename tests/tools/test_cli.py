@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import spq
 from spqformat import __version__
@@ -212,3 +213,14 @@ def test_closed_standard_output_is_no_crash(packed: Path) -> None:
     with child.stderr:
         assert child.stderr.read() == ""
     assert child.wait() == 2
+
+
+def test_no_memory_is_no_crash(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def allocate(*_: object) -> None:
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr("spqtools.inspection.inspect_file", allocate)
+    assert main(["inspect", str(packed)]) == 2
+    assert capsys.readouterr().err == "spq: there is not enough memory for this\n"

@@ -12,7 +12,10 @@ import spq
 from spqformat import Reason, SpqError
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress
+from spqtools.report import Report
 from spqtools.search.goal import Options
+
+FAST = Options(sparsity=0.5, effort="fast")
 
 
 class Dense(nn.Module):
@@ -29,8 +32,25 @@ class Dense(nn.Module):
         return self.end(self.layer(inputs) * self.scale.float())
 
 
+class Wordy(Dense):
+    """The same with a table that no layer holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        words: Tensor = self.table(inputs[:, 0].clamp(0, 3).long())
+        return super().forward(inputs) + words
+
+
 def pack(folder: Path, network: nn.Module, **options: float) -> Path:
     """Pack a network with calibration inputs."""
+    return Path(report(folder, network, Options(effort="fast", **options)).output)  # type: ignore[arg-type]
+
+
+def report(folder: Path, network: nn.Module, options: Options, resumes: bool = False) -> Report:
+    """Pack a network with calibration inputs; return what came of it."""
     inputs = np.random.Generator(np.random.PCG64(2)).normal(size=(64, 8)).astype("f4")
     np.savez(folder / "calibration.npz", x=inputs)
     example = torch.from_numpy(inputs[:2])
@@ -40,11 +60,11 @@ def pack(folder: Path, network: nn.Module, **options: float) -> Path:
     request = PackRequest(
         folder / "model.pt2",
         folder / "model.spq",
-        Options(effort="fast", **options),  # type: ignore[arg-type]
+        options,
         calibration=folder / "calibration.npz",
+        resumes=resumes,
     )
-    run_pack(request, Progress())
-    return request.output
+    return run_pack(request, Progress())
 
 
 def pack_weights(folder: Path, **tensors: Tensor) -> dict[str, Tensor]:
@@ -60,6 +80,53 @@ def test_bfloat16_beside_float32(tmp_path: Path) -> None:
     assert state["scale"].dtype == torch.bfloat16
     assert state["scale"].item() == 0.5
     assert (state["layer.weight"] == 0).sum() == 16
+
+
+def test_bfloat16_in_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Dense()
+    whole = pack(tmp_path, network, sparsity=0.5).read_bytes()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("spqtools.search.compress._Search.result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pack(tmp_path, network, sparsity=0.5)
+    resumed = report(tmp_path, network, FAST, resumes=True)
+    assert Path(resumed.output).read_bytes() == whole
+
+
+def test_zeros_that_are_there_stay(tmp_path: Path) -> None:
+    network = Dense()
+    network.layer.weight.data[:, 1:] = 0.0
+    for options in ({"sparsity": 0.5}, {"sparsity": 0.0, "bits": 2}, {"target_ratio": 0.2}):
+        state = spq.load_state_dict(pack(tmp_path, network, **options))
+        assert (state["layer.weight"][:, 1:] == 0).all()
+        assert (state["layer.weight"][:, 0] != 0).all()
+
+
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Linear(4, 4)], ids=["alone", "beside another"])
+def test_a_layer_of_zeros(tmp_path: Path, end: nn.Module) -> None:
+    network = Dense(end)
+    network.layer.weight.data[:] = 0.0
+    state = spq.load_state_dict(pack(tmp_path, network, sparsity=0.5))
+    assert not state["layer.weight"].any()
+
+
+def test_parameters_outside_of_layers_are_told(tmp_path: Path) -> None:
+    assert report(tmp_path, Dense(), FAST).notes == ()
+    (note,) = report(tmp_path, Wordy(), FAST).notes
+    assert note.startswith("85% of the parameters are not those of linear or convolutional layers")
+
+
+def test_inputs_that_are_not_looked_at_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spqtools.evolve.search._WALKED_ELEMENTS", 0)
+    monkeypatch.setattr("spqtools.evolve.search._LEAST_WALKED_ELEMENTS", 0)
+    (note,) = report(tmp_path, Dense(), FAST).notes
+    assert note.startswith("of 64 calibration inputs 8 steer the search and 8 judge it")
 
 
 def test_bfloat16_alone(tmp_path: Path) -> None:

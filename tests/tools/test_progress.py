@@ -65,6 +65,25 @@ def test_more_steps_than_announced_never_exceed_the_bar() -> None:
     assert " 100%, 0.0 s left" in run(Terminal(), 6, 1.0, 4)
 
 
+def test_nobody_knows_how_long_more_work_than_announced_takes() -> None:
+    lines = run(io.StringIO(), 45, 1.0, 15).splitlines()
+    assert lines == ["  evolve:  67%, 5.0 s left", *["  evolve: 100%"] * 3, "  evolve: 45.0 s"]
+
+
+def test_steps_may_become_more_or_fewer() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with ConsoleProgress(stream, clock).stage("evolve", 40) as tick:
+        for total in (20, 80, None):
+            clock.now += 10.0
+            tick(10, total)
+    assert stream.getvalue().splitlines() == [
+        "  evolve:  50%, 10.0 s left",
+        "  evolve:  25%, 1 min 00 s left",
+        "  evolve:  38%, 50.0 s left",
+        "  evolve: 30.0 s",
+    ]
+
+
 def test_line_is_cleared_when_the_work_fails() -> None:
     terminal = Terminal()
 

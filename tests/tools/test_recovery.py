@@ -70,7 +70,10 @@ def test_training_goes_down_to_the_size(
     first = (tmp_path / "net.spq").read_bytes()
     assert 0.9 * 700 <= len(first) <= 700
     assert report["divergence"] < 0.2
-    assert report["notes"] == ["trained on 768 inputs without labels"]
+    assert report["notes"] == [
+        "trained on 768 inputs without labels",
+        "192 of 192 inputs that judge the result were learnt from, too",
+    ]
     assert len(spq.load_state_dict(first)) == len(torch.load(trained_network.model))
     packed(goal, capsys)
     assert (tmp_path / "net.spq").read_bytes() == first
@@ -108,7 +111,7 @@ class Interrupted(Progress):
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
-        def tick(steps: int = 1, /) -> None:
+        def tick(steps: int = 1, /, total: int | None = None) -> None:
             if name == "recover":
                 raise KeyboardInterrupt
 

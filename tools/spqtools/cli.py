@@ -50,9 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _end(EXIT_REFUSED, _os_sentence(error))
     except MemoryError:
-        return _end(EXIT_REFUSED, "there is not enough memory for this")
+        return _end(EXIT_REFUSED, _TOO_LARGE)
+    except RuntimeError as error:
+        # PyTorch has no class of its own for this.
+        if "allocate memory" not in str(error):
+            raise
+        return _end(EXIT_REFUSED, _TOO_LARGE)
     return 0
 
+
+_TOO_LARGE = "there is not enough memory for this"
 
 _PREPROCESS = click.option(
     "--preprocess",
@@ -105,8 +112,8 @@ def command(context: click.Context) -> None:
     "--calib",
     type=click.Path(exists=True, path_type=Path),
     help="Calibration inputs: .npz with 'x' (or one array per model input) and optional labels "
-    "'y', .npy, or a folder of images. Without it weights are chosen by their size alone, and a "
-    "state dict gets no program.",
+    "'y', .npy, or a folder of images; the last quarter judges and does not steer, so mix what "
+    "differs. Without it weights are chosen by their size alone, and a state dict gets no program.",
 )
 @_PREPROCESS
 @click.option(
@@ -114,8 +121,8 @@ def command(context: click.Context) -> None:
     metavar="NAME",
     help="What students are judged by: yolo, for the raw heads of a detector, or MODULE:CALLABLE "
     "or FILE.py:CALLABLE that is given two lists of outputs, the student's and the original's, and "
-    "returns a scalar tensor (this code is run).  [default: KL divergence of classes, else squared "
-    "error]",
+    "returns a scalar tensor (this code is run).  [default: KL divergence of an output of shape "
+    "(samples, classes), squared error of any other]",
 )
 @click.option(
     "--sparsity",
@@ -188,8 +195,9 @@ def command(context: click.Context) -> None:
     "--time-limit",
     type=parameters.duration,
     metavar="TIME",
-    help="End the search after this time (90s, 10min, 1h) with the best file found. What is "
-    "found in time depends on the machine: no longer same seed, same bytes.",
+    help="End the search after this time (90s, 10min, 1h) with the best file found; putting that "
+    "on levels is finished first. What is found in time depends on the machine: no longer same "
+    "seed, same bytes.",
 )
 @click.option(
     "--recover",

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from spqformat import Reason, SpqError
 from spqformat.atomic import write_atomically
 from spqtools.content import Content, check_exact, read_parts
+from spqtools.evolve.search import held_out_samples
 from spqtools.inspection import inspect_file
 from spqtools.judge import accuracy_of_packed, check_runtimes_agree
+from spqtools.memory import bits_of
 from spqtools.progress import Progress
 from spqtools.reading import preprocess
 from spqtools.reading.calibration import Calibration, read_calibration
@@ -26,6 +30,7 @@ from spqtools.reading.unlabelled import read_unlabelled
 from spqtools.report import Report
 from spqtools.search.compress import Lessons, compress
 from spqtools.search.deadline import Deadline
+from spqtools.search.fitness import named_fitness
 from spqtools.search.frontier import Frontier
 from spqtools.search.goal import Options
 from spqtools.search.outcome import Compressed
@@ -133,11 +138,14 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
             raise SpqError(Reason.BAD_ARGUMENT, "training needs the network; pass --arch")
         kind = "images, varied," if lessons.varies else "inputs"
         notes.append(f"trained on {lessons.inputs[0].shape[0]:,} {kind} without labels")
+        notes += _known(lessons, calibration)
     for note in notes:
         progress.note(note)
     frontier = None if request.frontier is None else _open_frontier(request, content)
-    if not request.resumes:
-        checkpoint.unlink(missing_ok=True)
+    if not request.resumes and checkpoint.exists():
+        kept = checkpoint.with_name(f"{checkpoint.name}.old")
+        checkpoint.replace(kept)
+        progress.note(f"{checkpoint.name} of an earlier search was kept as {kept.name}")
     goal = request.options.goal(content.float_bytes)
     with _forgotten_when_out_of_reach(checkpoint):
         if teacher is None or calibration is None:
@@ -167,7 +175,7 @@ def run_pack(request: PackRequest, progress: Progress) -> Report:
         if calibration is not None and teacher is not None:
             accuracy = accuracy_of_packed(packed, source, traced, calibration)
     write_atomically(request.output, [packed])
-    notes += _ending(compressed, checkpoint)
+    notes += [*compressed.notes, *_ending(compressed, checkpoint)]
     inspection = inspect_file(packed)
     if frontier is not None and compressed.divergence is not None:
         drop = None if accuracy is None else accuracy.before - accuracy.after
@@ -253,12 +261,30 @@ def _lessons(request: PackRequest, calibration: Calibration | None) -> Lessons |
     return Lessons(inputs, request.recovery_time, varies)
 
 
+def _known(lessons: Lessons, calibration: Calibration | None) -> list[str]:
+    """Say which of the inputs that judge the result it has learnt from."""
+    assert calibration is not None
+    samples = calibration.inputs[0].shape[0]
+    held = held_out_samples(samples)
+    learnt = {_digest(sample) for sample in lessons.inputs[0]}
+    known = sum(_digest(sample) in learnt for sample in calibration.inputs[0][samples - held :])
+    if not known:
+        return []
+    return [f"{known:,} of {held:,} inputs that judge the result were learnt from, too"]
+
+
+def _digest(sample: Tensor) -> bytes:
+    return sha256(bits_of(sample)).digest()
+
+
 def _check_request(request: PackRequest, checkpoint: Path) -> None:
     """Refuse before the long search what would fail after it."""
     _check_writable(request.output)
     if request.frontier is not None:
         _check_writable(request.frontier)
     _check_preprocess(request)
+    if request.options.fitness is not None:
+        named_fitness(request.options.fitness)
     if request.resumes and not checkpoint.exists():
         raise SpqError(
             Reason.BAD_CHECKPOINT,

@@ -15,8 +15,8 @@ BAR_CELLS = 24
 class Tick(Protocol):
     """Advances a stage."""
 
-    def __call__(self, steps: int = 1, /) -> None:
-        """Count `steps` more steps as done."""
+    def __call__(self, steps: int = 1, /, total: int | None = None) -> None:
+        """Count `steps` more steps as done, of `total` if more is known of that now."""
 
 
 class Progress:
@@ -40,7 +40,7 @@ class Progress:
         Tick
             Call it with the number of steps just done.
         """
-        yield lambda steps=1, /: None
+        yield lambda steps=1, /, total=None: None
 
     def note(self, sentence: str) -> None:
         """Tell the user one fact that is not an error."""
@@ -74,17 +74,21 @@ class ConsoleProgress(Progress):
         next_show = started if self._is_terminal else started + period
         before = done
 
-        def tick(steps: int = 1, /) -> None:
-            nonlocal done, next_show
-            done += steps
+        foreseen = total
+
+        def tick(steps: int = 1, /, total: int | None = None) -> None:
+            nonlocal done, next_show, foreseen
+            done, foreseen = done + steps, total or foreseen
             now = self._clock()
             elapsed = now - started
             own = done - before
-            left = elapsed / own * (total - done) if total and own else None
+            # Work beyond what was foreseen takes nobody knows how long.
+            is_known = foreseen is not None and own > 0 and done <= foreseen
+            left = elapsed / own * (foreseen - done) if foreseen and is_known else None
             if now < next_show or elapsed + (left or 0.0) < SHOW_AFTER_SECONDS:
                 return
             next_show = now + period
-            self._show(_describe(name, done, total, elapsed, left, bar=self._is_terminal))
+            self._show(_describe(name, done, foreseen, elapsed, left, bar=self._is_terminal))
 
         try:
             yield tick

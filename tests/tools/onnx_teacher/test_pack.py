@@ -187,8 +187,11 @@ def test_a_folder_of_images_and_a_fitness(model: Path, tmp_path: Path) -> None:
         (["--fitness", "yolo"], "add --calib"),
         (["--calib", "{calibration}", "--preprocess", "size=8"], "--preprocess"),
         (["--calib", "{calibration}", "--fitness", "yolo"], "--fitness 'yolo' fails"),
+        (["--calib", "{calibration}", "--fitness", "{code}:nothing"], "alike, and is inf;"),
+        (["--calib", "{calibration}", "--fitness", "{code}:alike"], "alike, and is 1;"),
+        (["--calib", "{calibration}", "--fitness", "{code}:misspelt"], "misspelt"),
         (["--calib", "{calibration}", "--fitness", "other"], "neither yolo nor"),
-        (["--calib", "{narrow}"], "calibration inputs"),
+        (["--calib", "{narrow}"], "takes Nx3x8x8 as 'images' and was given 2x3x8x7"),
         (["--calib", "{two}"], "inputs"),
     ],
 )
@@ -201,9 +204,14 @@ def test_what_does_not_go_together(
     arguments: list[str],
     said: str,
 ) -> None:
-    files = {"calibration": calibration, "narrow": tmp_path / "a.npz", "two": tmp_path / "b.npz"}
+    files = {"calibration": calibration, "code": tmp_path / "code.py"}
+    files |= {"narrow": tmp_path / "a.npz", "two": tmp_path / "b.npz"}
     np.savez(files["narrow"], x=images[:, :, :, 1:])
     np.savez(files["two"], x=images, other=images)
+    files["code"].write_text(
+        "def nothing(ours, right):\n    return ours[0].sum() * float('nan')\n"
+        "def alike(ours, right):\n    return 1 + 0 * ours[0].sum()\n"
+    )
     output = tmp_path / "out.spq"
     given = [argument.format(**files) for argument in arguments]
     assert main(["pack", str(model), "-o", str(output), *given]) == 2

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from spqtools.cli import main
 from spqtools.evolve.student import Layer
 from spqtools.levels.quantise import quantise_layer
 from spqtools.progress import Progress, Tick
+from spqtools.reading.calibration import read_calibration
 from spqtools.search.checkpoint import Checkpoint, write_checkpoint
 from spqtools.search.deadline import Deadline
 
@@ -78,6 +79,11 @@ def report(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, An
     return content
 
 
+def spread(saved: Sequence[bytes]) -> Sequence[bytes]:
+    """Return about ten of many checkpoints, the last among them."""
+    return saved[:: -max(len(saved) // 10, 1)]
+
+
 def points(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "points.json").read_bytes())
     return content
@@ -91,7 +97,7 @@ class Interrupting(Progress):
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
-        def tick(steps: int = 1, /) -> None:
+        def tick(steps: int = 1, /, total: int | None = None) -> None:
             if name == self._stage:
                 self._left -= steps
                 if self._left < 0:
@@ -276,7 +282,7 @@ def test_every_checkpoint_leads_to_the_same_file(
         patch.setattr("spqtools.search.compress.write_checkpoint", write)
         assert main(words) == 0
     assert len(saved) > 20
-    for state in saved[::4]:
+    for state in spread(saved):
         (tmp_path / "net.spq.ckpt").write_bytes(state)
         assert main([*words, "--resume"]) == 0
         assert (tmp_path / "net.spq").read_bytes() == (explored / "net.spq").read_bytes()
@@ -327,7 +333,7 @@ def test_every_step_of_a_whole_search_leads_to_the_same_file(
     assert halves > 5
     assert shifts > 2
     whole = output.read_bytes()
-    for state in saved[::3]:
+    for state in spread(saved):
         (tmp_path / "net.spq.ckpt").write_bytes(state)
         assert main([*words, "--resume"]) == 0
         assert output.read_bytes() == whole
@@ -374,6 +380,41 @@ def test_a_second_is_enough_for_a_sound_file(
     assert found["missed"] == f"{output.stat().st_size:,} bytes where 1,285 are allowed"
     assert "allow more" in found["notes"][0]
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_sparsity_that_time_does_not_reach(
+    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = network.words(tmp_path / "net.spq", "--sparsity", "0.9", "--time-limit", "0.001s")
+    assert report(capsys, words)["missed"] == "0.0% zeros where 90.0% are asked"
+
+
+def test_a_checkpoint_that_nobody_goes_on_from_is_kept(
+    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.spq.ckpt").write_bytes(b"hours of work")
+    assert main(network.words(tmp_path / "net.spq", "--sparsity", "0.5")) == 0
+    assert (tmp_path / "net.spq.ckpt.old").read_bytes() == b"hours of work"
+    assert "kept as net.spq.ckpt.old" in capsys.readouterr().err
+
+
+def test_other_labels_are_another_search(
+    network: Network,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = Network(network.model, tmp_path / "calibration.npz")
+    known = read_calibration(network.calibration)
+    assert known.labels is not None
+    for flip in (0, 1):
+        labels = (known.labels.numpy() + flip) % 10
+        np.savez(files.calibration, x=known.inputs[0].numpy(), y=labels)
+        words = files.words(tmp_path / "net.spq", "--max-drop", "30", *["--resume"] * flip)
+        with monkeypatch.context() as patch:
+            patch.setattr("spqtools.cli.ConsoleProgress", lambda: Interrupting("evolve", 100))
+            assert main(words) == (2 if flip else 130)
+    assert "belongs to another search" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("looks", [12, 20])

@@ -85,9 +85,20 @@ def test_the_function_is_pure() -> None:
         assert next_density(tuple(trials[:number]), None, EFFORT) == expected
 
 
-def test_planned_cycles_are_enough() -> None:
-    for limit in (0.9, 0.11, 0.04):
-        assert planned_cycles(None, EFFORT) >= len(search(limit))
+@pytest.mark.parametrize("limit", [0.9, 0.11, 0.04])
+def test_planned_cycles_are_those_to_the_likely_density(limit: float) -> None:
+    trials = search(limit)
+    likely = limit * (1 - 1e-9)
+    for number in range(len(trials) + 1):
+        assert planned_cycles(None, EFFORT, trials[:number], likely) == len(trials)
+
+
+@pytest.mark.parametrize("likely", [0.001, 0.1, 2.0])
+def test_planned_cycles_follow_the_trials_where_the_guess_was_wrong(likely: float) -> None:
+    trials = search(0.11)
+    assert planned_cycles(None, EFFORT, trials, likely) == len(trials)
+    for number in range(len(trials)):
+        assert planned_cycles(None, EFFORT, trials[:number], likely) > number
 
 
 @pytest.mark.parametrize(

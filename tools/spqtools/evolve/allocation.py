@@ -1,6 +1,7 @@
 """How many weights each layer keeps at a given total, by what they are worth to the output."""
 
 from collections.abc import Mapping
+from math import inf
 
 import torch
 from torch import Tensor
@@ -37,7 +38,9 @@ def allocate(
     tilted = [scores[name][allowed[name]] + tilt[name] for name in names]
     pooled = torch.cat(tilted)
     kept_total = min(kept_total, pooled.numel())
-    threshold = float(torch.sort(pooled, descending=True).values[kept_total - 1])
+    threshold = -inf
+    if kept_total:
+        threshold = float(torch.sort(pooled, descending=True).values[kept_total - 1])
     counts = {}
     for name, values in zip(names, tilted, strict=True):
         least = max(1, int(_LEAST_KEPT * scores[name].numel()))

@@ -120,9 +120,10 @@ class Evolution:
         held = held_out_samples(samples)
         network = Student(self.graph, [tensor[:1] for tensor in self.inputs], 1)
         needs = network.needs()
-        weights = sum(layer.rows * layer.columns for layer in network.layers)
-        elements = max(_WALKED_ELEMENTS - _WEIGHT_COPIES * weights, _LEAST_WALKED_ELEMENTS)
-        walked = min(samples - held, max(elements // needs.live, _LEAST_WALKED))
+        self.weights = sum(layer.rows * layer.columns for layer in network.layers)
+        elements = max(_WALKED_ELEMENTS - _WEIGHT_COPIES * self.weights, _LEAST_WALKED_ELEMENTS)
+        self.walked = walked = min(samples - held, max(elements // needs.live, _LEAST_WALKED))
+        self.held = held = min(held, walked)
         search = [tensor[:walked] for tensor in self.inputs]
         held_out = [tensor[samples - held :] for tensor in self.inputs] if held else search
         batch_size = self.batch_size or min(
@@ -164,9 +165,9 @@ class Evolution:
         return answers
 
     def start(self) -> Sparse:
-        """Return the teacher as a student that keeps everything."""
+        """Return the teacher as a student that keeps everything but the zeros that are there."""
         keep = {
-            layer.weight: torch.ones(layer.rows, layer.columns, dtype=torch.bool)
+            layer.weight: self.teacher[layer.weight].reshape(layer.rows, layer.columns) != 0
             for layer in self.layers
         }
         return Sparse(dict(self.teacher), keep, {layer.weight: 0.0 for layer in self.layers})

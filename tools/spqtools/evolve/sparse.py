@@ -7,7 +7,7 @@ from torch import Tensor
 # What a zero saves: the survivor's place in the mask and its level, in bits. The files of the first
 # table in tests/bench/RESULTS.md have 5 to 9 bits for each survivor, all else in them included: the
 # ResNets 5 to 6, LeNet-300-100 6 to 8, LeNet-5 6 to 9.
-_BITS_PER_SURVIVOR = 6.5
+BITS_PER_SURVIVOR = 6.5
 # A set of zeros costs more than its members one by one. Of 1/2 to 8, 4 to 8 gave LeNet-300-100 the
 # least divergence at 45x and at 65x, by hand: no table has it.
 _SET_SURCHARGE = 6.0
@@ -54,7 +54,7 @@ class Sparse:
 
         Nothing before the first cycle, in which masks are free therefore.
         """
-        return _SET_SURCHARGE * self.zero_cost / _BITS_PER_SURVIVOR
+        return _SET_SURCHARGE * self.zero_cost / BITS_PER_SURVIVOR
 
 
 @dataclass(frozen=True)

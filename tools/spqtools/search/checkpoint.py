@@ -54,11 +54,12 @@ class Checkpoint:
     sums: dict[str, Sums]
 
 
-def search_digest(evolution: Evolution, options: Options) -> str:
-    """Return what tells a search from every other: options, weights and inputs."""
-    described = [_FORMAT, options.described(), digest_of(evolution.teacher)]
+def search_digest(evolution: Evolution, options: Options, labels: Tensor | None) -> str:
+    """Return what tells a search from every other: options, network, inputs and their labels."""
+    program = str(evolution.graph.graph)
+    described = [_FORMAT, options.described(), program, digest_of(evolution.teacher)]
     digest = hashlib.sha256(json.dumps(described).encode())
-    for tensor in evolution.inputs:
+    for tensor in (*evolution.inputs, *(() if labels is None else (labels,))):
         digest.update(bits_of(tensor))
     return digest.hexdigest()
 
@@ -123,8 +124,7 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
         with spq.open(path) as archive:
             metadata = archive.metadata
             archive.verify()
-            tensors = archive.tensors()
-            tensors.update({tied: tensors[name] for tied, name in archive.aliases.items()})
+            tensors = spq.load_state_dict(archive)
     except SpqError as error:
         raise SpqError(
             Reason.BAD_CHECKPOINT,
@@ -138,14 +138,14 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
     saved = json.loads(metadata["search"])
     placed = {
         Placing(student, manner): [
-            tensors.pop(f"{_PLACED}/{number}/{index}").tobytes() for index in range(count)
+            bits_of(tensors.pop(f"{_PLACED}/{number}/{index}")) for index in range(count)
         ]
         for number, (student, manner, count) in enumerate(saved["placed"])
     }
     groups: dict[str, dict[str, Tensor]] = {}
-    for key, array in tensors.items():
+    for key, tensor in tensors.items():
         owner, name = key.split("/", 1)
-        groups.setdefault(owner, {})[name] = torch.from_numpy(array)
+        groups.setdefault(owner, {})[name] = tensor
     students = {
         role: Sparse(_under("tensor", groups[role]), _under("keep", groups[role]), *traits)
         for role, traits in saved["students"].items()

@@ -11,19 +11,26 @@ import torch
 from torch import Tensor, fx
 
 from spqformat import Reason, SpqError
-from spqformat.errors import first_line
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.search import Evolution, Watch
-from spqtools.evolve.sparse import Begun, Sparse
+from spqtools.evolve.sparse import BITS_PER_SURVIVOR, Begun, Sparse
 from spqtools.levels.placing import round_biases
 from spqtools.progress import Progress, Tick
 from spqtools.reading.calibration import Calibration
 from spqtools.search.allocator import keep_freed_memory
+from spqtools.search.beginning import begin_search, remarks
 from spqtools.search.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
 from spqtools.search.deadline import Deadline, TimeUp
-from spqtools.search.fitness import named_fitness
-from spqtools.search.goal import Goal, Options, Point, Trial, next_density, planned_cycles
-from spqtools.search.landing import MOST_PLACINGS, TICKS, Found, Landing, OnPoint, Rung, by_share
+from spqtools.search.goal import (
+    LIKELY_DENSITY,
+    Goal,
+    Options,
+    Point,
+    Trial,
+    next_density,
+    planned_cycles,
+)
+from spqtools.search.landing import TICKS, Found, Landing, OnPoint, Rung, by_share
 from spqtools.search.outcome import Compressed, FileBytes, no_such_file
 from spqtools.training.recover import recover
 from spqtools.training.refine import refine
@@ -132,24 +139,29 @@ def compress(
     keep_freed_memory()
     with _fixed_threads():
         with progress.stage("answer") as tick:
-            evolution = _start(graph, calibration, options, tick)
+            evolution = begin_search(graph, calibration, options, tick)
+        notes = remarks(evolution)
+        for note in notes:
+            progress.note(note)
         deadline = deadline or Deadline()
         searching = deadline if lessons is None else deadline.sooner(_SEARCHING)
         landing = Landing(evolution, calibration, options, goal, file_bytes, on_point, searching)
-        search = _Search(evolution, options, goal, landing, searching, checkpoint)
+        search = _Search(
+            evolution, options, goal, landing, searching, checkpoint, calibration.labels
+        )
         search.restore()
-        cycles = planned_cycles(options.sparsity, EFFORTS[options.effort])
-        placings = 1 if options.sparsity is not None else MOST_PLACINGS
         try:
-            with progress.stage("evolve", cycles * TICKS, search.done) as tick:
+            with progress.stage("evolve", search.foreseen, search.done) as tick:
                 search.run(tick)
-            if lessons is not None:
-                if goal.target_bytes is None:
-                    left = _REFINING * deadline.left
-                    return search.refined(lessons.within(left), progress)
-                return search.recovered(lessons.within(deadline.left), goal.target_bytes, progress)
-            with progress.stage("place levels", placings * TICKS) as tick:
-                return search.result(tick)
+            if lessons is None:
+                with progress.stage("place levels", landing.foreseen) as tick:
+                    compressed = search.result(tick)
+            elif goal.target_bytes is None:
+                compressed = search.refined(lessons.within(_REFINING * deadline.left), progress)
+            else:
+                within = lessons.within(deadline.left)
+                compressed = search.recovered(within, goal.target_bytes, progress)
+            return replace(compressed, notes=notes)
         except KeyboardInterrupt:
             search.save()
             raise
@@ -166,6 +178,7 @@ class _Search:
         landing: Landing,
         deadline: Deadline,
         checkpoint: Path | None,
+        labels: Tensor | None,
     ) -> None:
         self._evolution = evolution
         self._options = options
@@ -173,7 +186,7 @@ class _Search:
         self._deadline = deadline
         self._landing = landing
         self._checkpoint = checkpoint
-        self._digest = search_digest(evolution, options)
+        self._digest = search_digest(evolution, options, labels)
         self._saved, self._saving = time.monotonic(), 0.0
         landing.after_step = self._save_sometimes
         self._trials: list[Trial] = []
@@ -185,6 +198,16 @@ class _Search:
     def done(self) -> int:
         """Ticks of the cycles that a checkpoint has brought."""
         return TICKS * len(self._trials) + int(TICKS * self._begun_share)
+
+    @property
+    def foreseen(self) -> int:
+        """Ticks of all cycles, as far as they can be foreseen."""
+        likely, target = LIKELY_DENSITY, self._goal.target_bytes
+        if target is not None:
+            likely = 8 * target / (BITS_PER_SURVIVOR * self._evolution.weights)
+        options = self._options
+        effort = EFFORTS[options.effort]
+        return TICKS * planned_cycles(options.sparsity, effort, self._trials, likely)
 
     @property
     def _begun_share(self) -> float:
@@ -215,6 +238,7 @@ class _Search:
             self._trials, self._begun = trials, None
             rungs = [rung for rung in (self._before, self._beyond) if rung is not None]
             self._landing.forget_all_but(rungs)
+            tick(0, self.foreseen)
             self.save()
 
     def _next_density(self) -> float | None:
@@ -261,7 +285,7 @@ class _Search:
         )
         divergence = self._evolution.measure(found.tensors)
         point = Point(0.0, file_bytes(found.tensors), divergence, None)
-        missed = self._goal.miss(point)
+        missed = self._missed(point)
         if missed is not None and not (found.is_cut and isfinite(divergence)):
             raise no_such_file(target_bytes)
         compressed = self._landing.compressed(Found(found.tensors, point), missed)
@@ -283,14 +307,15 @@ class _Search:
         if self._evolution.measure(found.tensors) < self._evolution.measure(student.tensors):
             student = replace(student, tensors=found.tensors)
         with progress.stage("place levels", TICKS) as tick:
-            compressed = self._landing.compressed(self._landing.near(student, tick))
+            best = self._landing.near(student, tick)
+        compressed = self._landing.compressed(best, self._missed(best.point))
         return replace(compressed, is_hurried=found.is_cut)
 
     def result(self, tick: Tick) -> Compressed:
         """Put the students on either side of the goal on levels that hit it; return the best."""
         landing = self._landing
         best = landing.best(self._before, self._beyond, tick)
-        missed = self._goal.miss(best.point)
+        missed = self._missed(best.point)
         if missed is not None and not (landing.is_cut and isfinite(best.point.divergence)):
             raise SpqError(
                 Reason.GOAL_NOT_REACHED,
@@ -298,6 +323,13 @@ class _Search:
             )
         landing.go_onwards(self._beyond or self._before)
         return landing.compressed(best, missed)
+
+    def _missed(self, point: Point) -> str | None:
+        """Say by how much the goal is missed; None where it is not."""
+        wanted, reached = self._options.sparsity, 1.0 - self._before.student.density
+        if wanted is not None and self._landing.is_cut and reached < wanted:
+            return f"{reached:.1%} zeros where {wanted:.1%} are asked"
+        return self._goal.miss(point)
 
     def restore(self) -> None:
         """Go back to where a checkpoint of the same search was written, if there is one."""
@@ -376,38 +408,6 @@ class _Search:
             if not _TRUSTED_SHARE < share <= 1.0:
                 return Trial(density, beyond=share > 1.0)
         return Trial(density, beyond=goal.share(self._landing.own(rung).point) > 1.0)
-
-
-def _start(
-    graph: fx.GraphModule, calibration: Calibration, options: Options, tick: Tick
-) -> Evolution:
-    """Run the teacher once and refuse what cannot be searched."""
-    fitness = None if options.fitness is None else named_fitness(options.fitness)
-    effort = EFFORTS[options.effort]
-    try:
-        evolution = Evolution(
-            graph, calibration.inputs, options.seed, effort, fitness=fitness, after_answers=tick
-        )
-    except SpqError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise SpqError(
-            Reason.BAD_CALIBRATION,
-            f"the network does not run on the calibration inputs ({first_line(error)}); "
-            "check their number, shape and type",
-        ) from error
-    if not isfinite(evolution.own_divergence):
-        raise SpqError(
-            Reason.BAD_CALIBRATION,
-            "the network's own answers to the calibration inputs are not all finite numbers; "
-            "check the inputs",
-        )
-    if not evolution.layers:
-        raise SpqError(
-            Reason.UNSUPPORTED_MODEL,
-            "the network has no linear or convolutional layer to compress; leave out --calib",
-        )
-    return evolution
 
 
 @contextmanager

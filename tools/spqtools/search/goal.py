@@ -15,6 +15,8 @@ DEFAULT_MAX_DIVERGENCE = 0.02
 # From this share of a size or divergence on, the goal counts as hit.
 CLOSE = 0.98
 _LEAST_DENSITY = 0.004
+# Where a goal of quality lies while nothing is known of it.
+LIKELY_DENSITY = 0.1
 # Two densities of at least this ratio enclose the goal well enough for `next_price` to do the rest.
 _NEAR = 0.7
 
@@ -242,15 +244,20 @@ def next_density(trials: Sequence[Trial], sparsity: float | None, effort: Effort
     return None if bad >= _NEAR * good.density else (good.density * bad) ** 0.5
 
 
-def planned_cycles(sparsity: float | None, effort: Effort) -> int:
-    """Return how many cycles a search takes: exactly for a sparsity, else a fair guess."""
-    trials: list[Trial] = []
-    last_density = 0.03 if sparsity is None else 0.0
-    while (density := next_density(trials, sparsity, effort)) is not None:
-        trials.append(Trial(density, beyond=False))
-        if density < last_density:
-            break
-    return len(trials)
+def planned_cycles(
+    sparsity: float | None,
+    effort: Effort,
+    trials: Sequence[Trial] = (),
+    likely: float = LIKELY_DENSITY,
+) -> int:
+    """Return how many cycles a search takes in all, those of its trials among them.
+
+    Exactly for a sparsity, otherwise if the goal lies at a likely density.
+    """
+    foreseen = list(trials)
+    while (density := next_density(foreseen, sparsity, effort)) is not None:
+        foreseen.append(Trial(density, beyond=sparsity is None and density <= likely))
+    return len(foreseen)
 
 
 def _next_rung(density: float, effort: Effort) -> float:

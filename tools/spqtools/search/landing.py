@@ -16,16 +16,17 @@ from spqtools.progress import Tick
 from spqtools.reading.calibration import Calibration
 from spqtools.search.deadline import Deadline
 from spqtools.search.goal import Goal, Options, Point
-from spqtools.search.next_price import DIVERGENCE_ELASTICITY, PASSES, SIZE_ELASTICITY, next_price
+from spqtools.search.next_price import DIVERGENCE_ELASTICITY, SIZE_ELASTICITY, next_price
 from spqtools.search.outcome import Compressed, FileBytes, State
 from spqtools.search.placings import Placing, Placings
 
 OnPoint = Callable[[Compressed, float | None], None]
 """Hears of each student on levels, and of the points of accuracy that it loses."""
 
-# Ticks of putting a student on levels once, and how often that may happen.
+# Ticks of putting a student on levels once, and how often that happens on the way to a goal of size
+# and to one of quality, about.
 TICKS = 100
-MOST_PLACINGS = 3 * (PASSES + 1)
+_SIZE_PLACINGS, _QUALITY_PLACINGS = 8, 4
 _AUTO_BITS = 5
 # The kind of levels that suits all layers.
 _ONE_KIND = ("entropy-constrained",)
@@ -119,6 +120,13 @@ class Landing:
                 "accuracy needs labels 'y' in the calibration file and a classifier; "
                 "use --max-divergence instead",
             )
+
+    @property
+    def foreseen(self) -> int:
+        """Ticks of what `best` does, as far as they can be foreseen."""
+        if self._options.sparsity is not None:
+            return TICKS
+        return TICKS * (_SIZE_PLACINGS if self._goal.is_size else _QUALITY_PLACINGS)
 
     @property
     def shows_points(self) -> bool:
@@ -298,7 +306,7 @@ def by_share(tick: Tick, begun: float = 0.0) -> Callable[[float], None]:
     return advance
 
 
-def _silent(steps: int = 1, /) -> None:
+def _silent(steps: int = 1, /, total: int | None = None) -> None:
     """Tell nobody."""
 
 

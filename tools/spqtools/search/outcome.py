@@ -33,6 +33,8 @@ class Compressed:
         Whether time made the training shorter.
     missed : str or None
         By how much the goal was missed, in words, when time did not suffice.
+    notes : tuple of str
+        What the search has not looked at, in words.
     """
 
     state: State
@@ -42,6 +44,7 @@ class Compressed:
     is_cut: bool = False
     is_hurried: bool = False
     missed: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def no_such_file(target_bytes: int) -> SpqError:

@@ -51,7 +51,10 @@ def compress_weights(
         `bad_argument` for goals that need data, `goal_not_reached`.
     """
     if options.max_divergence is not None or options.max_drop is not None:
-        raise SpqError(Reason.BAD_ARGUMENT, "this goal needs calibration inputs; pass --calib")
+        raise SpqError(
+            Reason.BAD_ARGUMENT,
+            "this goal needs the running network; add --calib, and --arch for a state dict",
+        )
     target = goal.target_bytes
     with progress.stage("place levels", _BISECTIONS if target else 1) as tick:
         if target is None:

@@ -19,6 +19,8 @@ _PRODUCTS = 4 * 10**12
 _GOOD_STEPS = 1500
 _LEAST_BATCH, _MOST_BATCH = 8, 256
 _LEAST_STEPS, _MOST_STEPS = 500, 5000
+# Samples that tell what kind of answers there are, and how large, where all others are variants.
+_SEEN = 32
 
 
 class Plan:
@@ -79,8 +81,8 @@ class Course:
         self._varies, self._lesson = varies, 0
         wanted = plan.held_out + plan.steps * plan.batch
         self._rows = self._shuffle("samples", inputs[0].shape[0])[:wanted]
-        # Variants are answered when they are there; the divergence wants to see some answers.
-        answered = self._rows[: max(plan.held_out, 1)] if varies else self._rows
+        # Variants are answered when they are there.
+        answered = self._rows[: max(plan.held_out, _SEEN)] if varies else self._rows
         with torch.no_grad():
             batches = torch.split(answered, plan.batch)
             answers = [self._run(student.original, rows) for rows in batches]
