@@ -18,10 +18,11 @@ def test_a_difference_that_all_pieces_agree_on_is_sure() -> None:
 
 
 def test_a_difference_that_one_piece_makes_is_not() -> None:
-    """The error of a mean of differences (4, 0, 0, 0) is 1, and so is the mean."""
+    """Of differences (4, 0, 0, 0) mean and error are 1; of (4, 4, 0, 0) 2 and 1.15."""
     other = numbers(5, 1, 9, 3)
     assert not surely_less(other - numbers(4, 0, 0, 0), other)
-    assert surely_less(other - numbers(4, 0.1, 0, 0), other)
+    assert not surely_less(other - numbers(4, 4, 0, 0), other)
+    assert surely_less(other - numbers(4, 4, 1, 0), other)
 
 
 def test_one_piece_alone_decides_by_its_difference() -> None:

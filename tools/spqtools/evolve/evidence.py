@@ -4,9 +4,10 @@ from math import isfinite
 
 from torch import Tensor
 
-# Standard errors by which the mean difference has to be off zero. Candidates for a layer of a
-# detector meet on some fourteen images, on which the least of a dozen divergences says little.
-_STANDARD_ERRORS = 1.0
+# Standard errors by which the mean difference has to be off zero. ResNet-20 at 80 % zeros, by way
+# of 70 %, was 0.177 nats from the original on held-out images with one, 0.106 with two, and 0.118
+# without candidates.
+_STANDARD_ERRORS = 2.0
 
 
 def surely_less(one: Tensor, other: Tensor) -> bool:
