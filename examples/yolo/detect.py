@@ -11,6 +11,7 @@ from spqformat import SpqError
 from spqtools.comparison.detections import Detections, UnknownLayoutError, read_detections
 from spqtools.comparison.network import Network
 from spqtools.comparison.pictures import check_picture_folder
+from spqtools.comparison.yolo_labels import read_names
 from spqtools.reading.images import image_files, read_image
 from spqtools.reading.preprocess import Preprocess, parse_preprocess
 from spqtools.report import escape
@@ -30,7 +31,7 @@ def main() -> None:
         _run(options)
     except UnknownLayoutError as error:
         sys.exit(f"detect.py: {options.model} {error}")
-    except (SpqError, OSError, ValueError) as error:
+    except (SpqError, OSError) as error:
         sys.exit(f"detect.py: {error}")
 
 
@@ -39,7 +40,7 @@ def _run(options: argparse.Namespace) -> None:
     network = Network(options.model)  # spq.session opens an .spq, ONNX Runtime an .onnx
     names = network.class_names
     if options.names is not None:
-        names = dict(enumerate(options.names.read_text(encoding="utf-8-sig").splitlines()))
+        names = read_names(options.names)
     if options.pictures is not None:
         check_picture_folder(options.pictures)
         options.pictures.mkdir(parents=True, exist_ok=True)
