@@ -15,6 +15,15 @@ sys.path.append(str(Path(__file__).parents[1]))
 # A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.fixture(autouse=True)
+def same_random_weights() -> None:
+    """Begin each test with the same random numbers, whatever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 # A small trained network on disk, as a user has it.
 
 NETWORK_SOURCE = """

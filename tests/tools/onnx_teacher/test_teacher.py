@@ -259,7 +259,9 @@ def test_norms_are_folded_where_the_file_can_hold_what_changes() -> None:
     student = Student(teacher.graph, [images(2)], batch_size=2)
     # The first layer's bias has 8 elements, which stay in the graph.
     assert [layer.bias is None for layer in student.layers] == [True, False, False, False]
-    assert [layer.end is layer.node for layer in student.layers] == [True, False, False, True]
+    behind = [user.target for layer in student.layers for user in layer.node.users]
+    assert _ATEN.batch_norm.default not in behind
+    assert targets(teacher).count(_ATEN.batch_norm.default) == 2  # the teacher is not changed
 
 
 @pytest.mark.parametrize(

@@ -11,30 +11,22 @@ _ATEN = torch.ops.aten
 _BATCH_NORM = _ATEN.batch_norm.default
 
 
-def fold_norms(
-    layers: Sequence[tuple[fx.Node, Tensor]], tensors: dict[str, Tensor]
-) -> dict[fx.Node, fx.Node]:
+def fold_norms(layers: Sequence[tuple[fx.Node, Tensor]], tensors: dict[str, Tensor]) -> None:
     """Move what batch normalisation does to a layer's output into the layer's tensors.
 
-    The norm stays in the network, under its names, and does nothing but add its bias: scale and
-    variance become one, the mean zero, which cost nothing in a file. An affine map of an affine
-    map is one (Jacob et al., arXiv 1712.05877, 3.2), so the network's function stays, but for
-    rounding.
+    In the network that is stored the norm stays, under its names, and does nothing but add its
+    bias: scale and variance become one, the mean zero, which cost nothing in a file. In the graph
+    at hand the layer adds that bias itself, and the norm is gone. An affine map of an affine map is
+    one (Jacob et al., arXiv 1712.05877, 3.2), so the network's function stays, but for rounding.
 
     Parameters
     ----------
     layers : sequence of tuple of fx.Node and Tensor
         Linear and convolutional calls with their weights; the weight is their second argument, the
-        bias the third.
+        bias the third, which becomes that of the norm.
     tensors : dict of str to Tensor
         Parameters and buffers; those of folded norms and their layers are replaced.
-
-    Returns
-    -------
-    dict of fx.Node to fx.Node
-        The norm behind each layer that was folded.
     """
-    norms = {}
     for layer, weight in layers:
         norm = _norm_behind(layer)
         if norm is None:
@@ -54,8 +46,9 @@ def fold_norms(
         unit = torch.ones_like(scale).float()
         folded = (unit, shift.float(), torch.zeros_like(unit), unit - eps)
         tensors.update(zip(names, folded, strict=True))
-        norms[layer] = norm
-    return norms
+        layer.args = (*layer.args[:2], norm.args[2], *layer.args[3:])
+        norm.replace_all_uses_with(layer)
+        norm.graph.erase_node(norm)
 
 
 def _has_rows_second(layer: fx.Node) -> bool:

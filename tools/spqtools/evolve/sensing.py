@@ -180,14 +180,14 @@ class Sensing:
             features that the rows are multiplied with, (groups, samples, places, columns).
         """
         student = self._student
-        ends = {layer.end: layer for layer in student.layers}
+        layers = {layer.node: layer for layer in student.layers}
         sources = {source: layer for layer in student.layers for source in layer.node.args[:1]}
         seen: dict[fx.Node, Tensor] = {}
 
         def watch(node: fx.Node, value: Any) -> Any:
-            if node in ends and not value.requires_grad:
+            if node in layers and not value.requires_grad:
                 value = value.requires_grad_(True)
-            if node in ends or node in sources:
+            if node in layers or node in sources:
                 seen[node] = value
             return value
 
@@ -203,9 +203,9 @@ class Sensing:
             ]
             loss = self._divergence.pseudo_loss(result, signs)
             gradients: Sequence[Tensor] = torch.autograd.grad(
-                loss, [seen[node] for node in ends], allow_unused=True, materialize_grads=True
+                loss, [seen[node] for node in layers], allow_unused=True, materialize_grads=True
             )
-        for layer, gradient in zip(ends.values(), gradients, strict=True):
+        for layer, gradient in zip(layers.values(), gradients, strict=True):
             source: Any = layer.node.args[0]
             if source not in seen:
                 continue

@@ -30,9 +30,7 @@ class Layer:
     weight, bias : str, str or None
         State-dict names.
     node : fx.Node
-        Place in the graph.
-    end : fx.Node
-        Where its bias has been added: the same, or the batch norm that was folded into it.
+        Place in the student's graph.
     rows, columns : int
         Shape of the weight as a matrix: outputs, and inputs of one group.
     groups : int
@@ -44,7 +42,6 @@ class Layer:
     weight: str
     bias: str | None
     node: fx.Node
-    end: fx.Node
     rows: int
     columns: int
     groups: int = 1
@@ -119,17 +116,20 @@ class Student:
     """
 
     def __init__(self, graph: fx.GraphModule, inputs: Sequence[Tensor], batch_size: int) -> None:
-        self._nodes = [node for node in graph.graph.nodes if node.op != "call_module"]
-        self._dead = _last_uses(self._nodes)
-        self._placeholders = [node for node in self._nodes if node.op == "placeholder"]
+        own = fx.Graph()
+        own.output(own.graph_copy(graph.graph, {}))
+        nodes = list(own.nodes)
         self.original: dict[str, Tensor] = {
             **{name: value.detach().clone() for name, value in graph.named_parameters()},
             **{name: value.clone() for name, value in graph.named_buffers()},
         }
-        for node in self._nodes:
+        for node in nodes:
             if node.op == "get_attr" and str(node.target) not in self.original:
                 self.original[str(node.target)] = _attribute(graph, str(node.target))
-        self.layers = _find_layers(self._nodes, self.original)
+        self.layers = _find_layers(nodes, self.original)
+        self._nodes = [node for node in own.nodes if node.op != "call_module"]
+        self._dead = _last_uses(self._nodes)
+        self._placeholders = [node for node in self._nodes if node.op == "placeholder"]
         self.batches = _batches(inputs, batch_size)
 
     def on(self, inputs: Sequence[Tensor], batch_size: int) -> "Student":
@@ -304,9 +304,7 @@ class Stop:
         """Return the layer's output in one batch under the walk's weights."""
         scratch = dict(self.values[batch])
         self.student._execute(self.layer.node, self.weights, scratch)
-        if self.layer.end is not self.layer.node:
-            self.student._execute(self.layer.end, self.weights, scratch)
-        tensor: Tensor = scratch[self.layer.end]
+        tensor: Tensor = scratch[self.layer.node]
         return tensor
 
     def beside(self, batch: int) -> Tensor | None:
@@ -314,12 +312,12 @@ class Stop:
 
         That is the shortcut of a residual block, whose error this layer can take back.
         """
-        users = list(self.layer.end.users)
+        users = list(self.layer.node.users)
         if len(users) != 1 or users[0].target is not _SUM or users[0].kwargs:
             return None
         first, second = users[0].args[:2]
-        other = second if first is self.layer.end else first
-        if not isinstance(other, fx.Node) or other is self.layer.end or other.op == "get_attr":
+        other = second if first is self.layer.node else first
+        if not isinstance(other, fx.Node) or other is self.layer.node or other.op == "get_attr":
             return None
         scratch = dict(self.values[batch])
         if not self.student._fill(other, self.weights, scratch):
@@ -358,15 +356,14 @@ def _batches(inputs: Sequence[Tensor], batch_size: int) -> list[list[Tensor]]:
 def _find_layers(nodes: Sequence[fx.Node], tensors: dict[str, Tensor]) -> list[Layer]:
     """Return the layers in order; one whose weight serves several nodes is left alone.
 
-    Batch norms behind them are folded into `tensors`.
+    Batch norms behind them are folded into them and `tensors`.
     """
     calls = [(node, matrix) for node in nodes if (matrix := _own_weight(node, tensors)) is not None]
     calls = [(node, matrix) for node, matrix in calls if _geometry(node, matrix) is not None]
-    norms = fold_norms(calls, tensors)
+    fold_norms(calls, tensors)
     layers = []
     for node, matrix in calls:
-        end = norms.get(node, node)
-        source: Any = end.args[2] if len(end.args) > 2 else None
+        source: Any = node.args[2] if len(node.args) > 2 else None
         if source is not None and len(source.users) > 1:
             continue
         weight: Any = node.args[1]
@@ -375,7 +372,6 @@ def _find_layers(nodes: Sequence[fx.Node], tensors: dict[str, Tensor]) -> list[L
                 str(weight.target),
                 None if source is None else str(source.target),
                 node,
-                end,
                 matrix.shape[0],
                 matrix[0].numel(),
                 *(_geometry(node, matrix) or ()),
