@@ -46,6 +46,17 @@ def read_test(data: Path, data_set: str) -> tuple[Tensor, Tensor]:
     return lenets.read_part(data / data_set, "t10k")
 
 
+def read_calibration_images(data: Path, data_set: str) -> tuple[Tensor, Tensor]:
+    """Read the calibration inputs and their labels, which most benchmarks do not show."""
+    if data_set == resnets.DATA_SET:
+        images, labels = resnets.read_part(data, "train_5k")
+        samples = resnets.CALIBRATION_SAMPLES
+    else:
+        images, labels = lenets.read_part(data / data_set, "train")
+        samples = lenets.CALIBRATION_SAMPLES
+    return images[:samples], labels[:samples]
+
+
 def load(network: str, data_set: str) -> nn.Module:
     """Return a trained network."""
     module = BUILDERS[network]()
@@ -62,16 +73,21 @@ def answers(network: Callable[[Tensor], Tensor], images: Tensor) -> NDArray[np.f
 
 
 def pack(
-    network: str, data_set: str, output: Path, options: Options, recovery: str | None = None
+    network: str,
+    data_set: str,
+    output: Path,
+    options: Options,
+    recovery: str | None = None,
+    calibration: Path | None = None,
 ) -> Report:
-    """Pack a trained network as `spq pack` does."""
+    """Pack a trained network as `spq pack` does, on the usual calibration inputs or others."""
     source = resnets if data_set == resnets.DATA_SET else lenets
     request = PackRequest(
         model=lenets.model_path(network, data_set),
         output=output,
         options=options,
         arch=f"{source.__file__}:{network}",
-        calibration=lenets.calibration_path(data_set),
+        calibration=calibration or lenets.calibration_path(data_set),
         recovery=recovery,
     )
     return run_pack(request, Progress())

@@ -22,6 +22,7 @@ from spqtools.search.beginning import begin_search, remarks
 from spqtools.search.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
 from spqtools.search.deadline import Deadline, TimeUp
 from spqtools.search.goal import (
+    LEAST_DENSITY,
     LIKELY_DENSITY,
     Goal,
     Options,
@@ -202,12 +203,30 @@ class _Search:
     @property
     def foreseen(self) -> int:
         """Ticks of all cycles, as far as they can be foreseen."""
-        likely, target = LIKELY_DENSITY, self._goal.target_bytes
-        if target is not None:
-            likely = 8 * target / (BITS_PER_SURVIVOR * self._evolution.weights)
+        likely = LIKELY_DENSITY
+        if self._goal.target_bytes is not None:
+            likely = self._density_at(BITS_PER_SURVIVOR)
         options = self._options
         effort = EFFORTS[options.effort]
-        return TICKS * planned_cycles(options.sparsity, effort, self._trials, likely)
+        return TICKS * planned_cycles(
+            options.sparsity, effort, self._trials, likely, self._least_density
+        )
+
+    @property
+    def _trains_down(self) -> bool:
+        """Whether training goes on zeroing down to the size."""
+        return self._options.recovers and self._goal.target_bytes is not None
+
+    @property
+    def _least_density(self) -> float:
+        """Below which nothing is tried."""
+        if not self._trains_down:
+            return LEAST_DENSITY
+        return self._density_at(_MOST_BITS_PER_SURVIVOR)
+
+    def _density_at(self, bits: float) -> float:
+        """Return the density at which survivors of so many bits fill the file that is asked."""
+        return 8 * (self._goal.target_bytes or 0) / (bits * self._evolution.weights)
 
     @property
     def _begun_share(self) -> float:
@@ -242,11 +261,10 @@ class _Search:
             self.save()
 
     def _next_density(self) -> float | None:
-        """Return the density to try next; training takes over where it can reach the goal."""
+        """Return the density to try next; None where training takes over, too."""
         options = self._options
-        if options.recovers and any(trial.beyond for trial in self._trials):
-            return None
-        return next_density(self._trials, options.sparsity, EFFORTS[options.effort])
+        effort = EFFORTS[options.effort]
+        return next_density(self._trials, options.sparsity, effort, self._least_density)
 
     def _cycle(self, density: float, tick: Tick) -> Sparse:
         """Run a cycle; look at the time before each layer, and leave the state on the way."""
@@ -392,9 +410,8 @@ class _Search:
     def _judge(self, rung: Rung, density: float) -> Trial:
         """Tell on which side of the goal a student lies; on levels where its zeros do not tell."""
         goal, student = self._goal, rung.student
-        if self._options.recovers and self._options.sparsity is None:
-            fits = student.kept * _MOST_BITS_PER_SURVIVOR <= 8 * (goal.target_bytes or 0)
-            return Trial(density, beyond=fits)
+        if self._trains_down:
+            return Trial(density, beyond=False)
         if self._landing.shows_points:
             self._landing.own(rung)
         if self._options.sparsity is not None:
