@@ -80,8 +80,8 @@ def report(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, An
 
 
 def spread(saved: Sequence[bytes]) -> Sequence[bytes]:
-    """Return about ten of many checkpoints, the last among them."""
-    return saved[:: -max(len(saved) // 10, 1)]
+    """Return about six of many checkpoints, the last among them."""
+    return saved[:: -max(len(saved) // 6, 1)]
 
 
 def points(folder: Path) -> dict[str, Any]:
