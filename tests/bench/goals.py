@@ -64,7 +64,7 @@ def _row(data: Path, network: str, data_set: str, asked: float, options: Options
     else:
         held_out, test = report.divergence or 0.0, _divergence(original, answers)
     return (
-        f"| {network} | {data_set} | {goal} | {asked:g} | {report.bytes_after:,} "
+        f"| {network} | {data_set} | `--max-{goal}` | {asked:g} | {report.bytes_after:,} "
         f"| {report.ratio:.1f}x | {held_out:.4f} | {test:.4f} | {loss:.2f} | {report.seconds:.0f} |"
     )
 

@@ -125,7 +125,7 @@ def test_an_interrupted_training_begins_anew_from_the_search(
         return PackRequest(
             trained_network.model,
             tmp_path / name,
-            Options(target_size=900, effort="fast", recovers=True),
+            Options(target_size=600, recovers=True),
             arch=trained_network.arch,
             calibration=trained_network.calibration,
             recovery=str(trained_network.calibration),

@@ -346,8 +346,8 @@ def test_a_killed_training_begins_anew_from_the_same_student(
     monkeypatch.setattr("spqtools.training.course._PRODUCTS", 1)
     data = ("--recover", str(network.calibration))
     whole, output = tmp_path / "whole.spq", tmp_path / "net.spq"
-    assert main(network.words(whole, "--target-ratio", "14", *data)) == 0
-    words = network.words(output, "--target-ratio", "14", *data)
+    assert main(network.words(whole, "--target-ratio", "20", *data)) == 0
+    words = network.words(output, "--target-ratio", "20", *data)
     with monkeypatch.context() as patch:
         patch.setattr("spqtools.cli.ConsoleProgress", lambda: Interrupting("recover", 0))
         assert main(words) == 130
