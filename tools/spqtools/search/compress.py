@@ -222,7 +222,7 @@ class _Search:
         """Below which nothing is tried."""
         if not self._trains_down:
             return LEAST_DENSITY
-        return self._density_at(_MOST_BITS_PER_SURVIVOR)
+        return max(self._density_at(_MOST_BITS_PER_SURVIVOR), LEAST_DENSITY)
 
     def _density_at(self, bits: float) -> float:
         """Return the density at which survivors of so many bits fill the file that is asked."""
