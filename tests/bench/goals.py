@@ -8,6 +8,7 @@ quarter of the calibration inputs, and one measurement of the file on all 10,000
 """
 
 import argparse
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,29 +45,33 @@ def main() -> None:
     for network in arguments.networks:
         for data_set in arguments.data_sets:
             if networks.fits(network, data_set):
-                for asked, options in goals:
-                    print(_row(arguments.data, network, data_set, asked, options), flush=True)
+                for row in _rows(arguments.data, network, data_set, goals):
+                    print(row, flush=True)
 
 
-def _row(data: Path, network: str, data_set: str, asked: float, options: Options) -> str:
-    """Pack towards one goal and measure the file."""
+def _rows(
+    data: Path, network: str, data_set: str, goals: Sequence[tuple[float, Options]]
+) -> Iterator[str]:
+    """Pack a network towards each goal and measure the file."""
     images, labels = networks.read_test(data, data_set)
     original = networks.answers(networks.load(network, data_set), images)
-    goal = "drop" if options.max_drop is not None else "divergence"
-    packed = lenets.MODELS / f"{network}-{data_set}-{goal}-{asked:g}-{options.seed}.spq"
     labelled = _labelled_calibration(data, data_set)
-    report = networks.pack(network, data_set, packed, options, calibration=labelled)
-    answers = networks.answers(spq.load(packed), images)
-    loss = lenets.accuracy(original, labels) - lenets.accuracy(answers, labels)
-    if options.max_drop is not None and report.accuracy is not None:
-        held_out = report.accuracy.before - report.accuracy.after
-        test = loss
-    else:
-        held_out, test = report.divergence or 0.0, _divergence(original, answers)
-    return (
-        f"| {network} | {data_set} | `--max-{goal}` | {asked:g} | {report.bytes_after:,} "
-        f"| {report.ratio:.1f}x | {held_out:.4f} | {test:.4f} | {loss:.2f} | {report.seconds:.0f} |"
-    )
+    for asked, options in goals:
+        goal = "drop" if options.max_drop is not None else "divergence"
+        packed = lenets.MODELS / f"{network}-{data_set}-{goal}-{asked:g}-{options.seed}.spq"
+        report = networks.pack(network, data_set, packed, options, calibration=labelled)
+        answers = networks.answers(spq.load(packed), images)
+        loss = lenets.accuracy(original, labels) - lenets.accuracy(answers, labels)
+        if options.max_drop is not None and report.accuracy is not None:
+            held_out = report.accuracy.before - report.accuracy.after
+            test = loss
+        else:
+            held_out, test = report.divergence or 0.0, _divergence(original, answers)
+        yield (
+            f"| {network} | {data_set} | `--max-{goal}` | {asked:g} | {report.bytes_after:,} "
+            f"| {report.ratio:.1f}x | {held_out:.4f} | {test:.4f} | {loss:.2f} "
+            f"| {report.seconds:.0f} |"
+        )
 
 
 def _divergence(original: NDArray[np.float32], answers: NDArray[np.float32]) -> float:
