@@ -129,7 +129,9 @@ def split_checksum(section: bytes, fault: str) -> bytes:
 MAGIC = bytes.fromhex("93 53 50 51 0D 0A 1A 0A")
 VERSION_MAJOR = 1
 HEADER_BYTES = 64
-KNOWN_REQUIRED_FEATURES = 0
+# 3.4: bit 0 of `required_features`.
+DEFLATED_DIRECTORY = 1
+KNOWN_REQUIRED_FEATURES = DEFLATED_DIRECTORY
 
 
 @dataclass(frozen=True)
@@ -287,7 +289,7 @@ DTYPES = {
     12: ("bool", 1),
 }
 # 5.3
-ENCODINGS = {0: "raw", 1: "alias", 2: "dense", 3: "sparse", 4: "planes"}
+ENCODINGS = {0: "raw", 1: "alias", 2: "dense", 3: "sparse", 4: "planes", 5: "constant"}
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,7 @@ class TensorRecord:
     shape: tuple[int, ...]
     decoded_crc32: int
     parts: tuple[Part, ...]
+    element: bytes  # of a constant tensor
 
     @property
     def element_count(self) -> int:
@@ -324,10 +327,30 @@ def read_container(data: bytes, limits: Limits) -> Container:
     header = read_header(data, limits)
     metadata_offset = HEADER_BYTES + header.directory_bytes
     program_offset = metadata_offset + header.metadata_bytes
-    tensors, aliases = read_directory(data[HEADER_BYTES:metadata_offset], header)
+    directory = data[HEADER_BYTES:metadata_offset]
+    if header.required_features & DEFLATED_DIRECTORY:
+        directory = inflate_directory(directory, limits)
+    tensors, aliases = read_directory(directory, header)
     metadata = read_metadata(data[metadata_offset:program_offset])
     programs = read_programs(data[program_offset : header.data_offset], program_offset, limits)
     return Container(header, metadata, programs, tensors, aliases)
+
+
+def inflate_directory(section: bytes, limits: Limits) -> bytes:
+    """Return the records of a deflated directory (5.5)."""
+    cursor = Cursor(section, "bad_directory")
+    unpacked_bytes = cursor.varint(2**32 - 1)
+    cursor.require(unpacked_bytes > len(section), "a deflated directory is shorter")
+    if unpacked_bytes > limits.max_directory_bytes:
+        raise Refusal("limit_exceeded", "the directory is longer than the limit")
+    inflate = zlib.decompressobj(wbits=-15)
+    try:
+        records = inflate.decompress(cursor.take(cursor.remaining_bytes), unpacked_bytes + 1)
+    except zlib.error:
+        raise Refusal("bad_directory", "broken rule: a stream of DEFLATE is valid") from None
+    cursor.require(inflate.eof and not inflate.unused_data, "a stream ends with its section")
+    cursor.require(len(records) == unpacked_bytes, "a directory has the length that it announces")
+    return records
 
 
 def read_directory(
@@ -376,8 +399,10 @@ def read_record(cursor: Cursor, name: str, encoding: str, offset: int) -> Tensor
     element_count = math.prod(shape)
     cursor.require(element_count > 0 or encoding == "raw", "an empty tensor is raw")
     decoded_crc32 = cursor.integer(4)
-    part_count = 1
-    if encoding != "raw":
+    element = cursor.take(item_bytes) if encoding == "constant" else b""
+    cursor.require(dtype != "bool" or element <= b"\1", "a boolean is 0 or 1")
+    part_count = {"raw": 1, "constant": 0}.get(encoding)
+    if part_count is None:
         part_count = cursor.varint(cursor.remaining_bytes // 5)
         cursor.require(part_count >= 2, "a coded tensor has tables and a chunk")
     parts = []
@@ -388,7 +413,9 @@ def read_record(cursor: Cursor, name: str, encoding: str, offset: int) -> Tensor
     if encoding == "raw":
         right = parts[0].stored_bytes == element_count * item_bytes
         cursor.require(right, "a raw tensor has the length of its elements")
-    return TensorRecord(name, encoding, dtype, item_bytes, shape, decoded_crc32, tuple(parts))
+    return TensorRecord(
+        name, encoding, dtype, item_bytes, shape, decoded_crc32, tuple(parts), element
+    )
 
 
 def read_part(data: bytes, part: Part) -> bytes:
@@ -409,6 +436,8 @@ def decode_tensor(data: bytes, record: TensorRecord) -> bytes:
         if record.dtype == "bool" and max(elements, default=0) > 1:
             raise Refusal("bad_stream", "broken rule: a boolean is 0 or 1")
         return elements
+    if record.encoding == "constant":
+        return record.element * record.element_count
     decode = {"dense": decode_dense, "sparse": decode_sparse, "planes": decode_planes}
     return decode[record.encoding](data, record)
 

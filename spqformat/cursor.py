@@ -18,13 +18,19 @@ class Cursor:
         Byte offset of the section in the file.
     fault : Reason
         Reason code for a section whose contents break a rule.
+    unpacked : bool
+        Whether the section came out of a stream that begins at `base_offset`, so that positions in
+        it are not positions in the file.
     """
 
-    def __init__(self, data: bytes, section: str, base_offset: int, fault: Reason) -> None:
+    def __init__(
+        self, data: bytes, section: str, base_offset: int, fault: Reason, *, unpacked: bool = False
+    ) -> None:
         self._data = data
         self._section = section
         self._base_offset = base_offset
         self._fault = fault
+        self._unpacked = unpacked
         self._position = 0
 
     @property
@@ -37,7 +43,7 @@ class Cursor:
         return SpqError(
             self._fault,
             message,
-            offset=self._base_offset + self._position,
+            offset=self._base_offset + (0 if self._unpacked else self._position),
             section=self._section,
         )
 

@@ -6,10 +6,8 @@ import numpy as np
 
 MAGIC = b"\x93SPQ\r\n\x1a\n"
 VERSION_MAJOR = 1
-VERSION_MINOR = 0
+VERSION_MINOR = 1
 HEADER_BYTES = 64
-
-KNOWN_REQUIRED_FEATURES = 0
 
 # Normative maxima (spec 9)
 MAX_NAME_BYTES = 1024
@@ -28,6 +26,15 @@ MAX_SYMBOL_BITS = 9
 STATE_LOWER_BOUND = 1 << 32
 MANY_LANES = 8
 MANY_LANES_FROM_SYMBOLS = 8192
+
+
+class RequiredFeature(IntEnum):
+    """Bits of `required_features` (spec 3.4)."""
+
+    DEFLATED_DIRECTORY = 0
+
+
+KNOWN_REQUIRED_FEATURES = sum(1 << bit for bit in RequiredFeature)
 
 
 class DType(IntEnum):
@@ -88,6 +95,7 @@ class Encoding(IntEnum):
     DENSE = 2
     SPARSE = 3
     PLANES = 4
+    CONSTANT = 5
 
 
 class CodebookKind(IntEnum):

@@ -38,13 +38,15 @@ class TensorRecord:
     dtype : DType
         Element type.
     encoding : Encoding
-        `RAW`, `DENSE`, `SPARSE` or `PLANES`.
+        `RAW`, `DENSE`, `SPARSE`, `PLANES` or `CONSTANT`.
     shape : tuple of int
         Dimensions, row-major.
     decoded_crc32 : int
         CRC-32 of the decoded little-endian elements in row-major order.
     parts : tuple of Part
-        One part for `RAW`; the tables and then the chunks for the other encodings.
+        One part for `RAW`, none for `CONSTANT`; the tables and then the chunks for the others.
+    element : bytes
+        The element that a `CONSTANT` tensor repeats, little-endian; empty for the others.
     """
 
     name: str
@@ -53,6 +55,7 @@ class TensorRecord:
     shape: tuple[int, ...]
     decoded_crc32: int
     parts: tuple[Part, ...]
+    element: bytes = b""
 
     @cached_property
     def element_count(self) -> int:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from spqformat import zstd
 from spqformat.cursor import Cursor
+from spqformat.deflate import inflated
 from spqformat.errors import Reason, SpqError
 from spqformat.ids import (
     HEADER_BYTES,
@@ -20,6 +21,7 @@ from spqformat.ids import (
     DType,
     Encoding,
     ProgramCodec,
+    RequiredFeature,
 )
 from spqformat.limits import Limits
 from spqformat.model import Container, Part, ProgramRecord, TensorRecord
@@ -65,6 +67,8 @@ def read_container(read: Read, available_bytes: int, limits: Limits) -> Containe
             offset=HEADER_BYTES,
             section="directory",
         )
+    if header.deflated_directory:
+        directory_bytes = inflated(directory_bytes, HEADER_BYTES, limits)
     tensors, aliases = _read_directory(directory_bytes, header)
     metadata_offset = HEADER_BYTES + header.directory_bytes
     metadata = _read_metadata(
@@ -153,6 +157,11 @@ class _Header:
         self.crc32_before_directory = zlib.crc32(raw[:-4])
 
     @property
+    def deflated_directory(self) -> bool:
+        """Whether the records are a stream of DEFLATE (spec 5.5)."""
+        return bool(self.required_features >> RequiredFeature.DEFLATED_DIRECTORY & 1)
+
+    @property
     def data_offset(self) -> int:
         """First byte of the data section."""
         return HEADER_BYTES + self.directory_bytes + self.metadata_bytes + self.program_bytes
@@ -230,7 +239,13 @@ def _truncated(expected_bytes: int, available_bytes: int) -> SpqError:
 
 def _read_directory(raw: bytes, header: _Header) -> tuple[dict[str, TensorRecord], dict[str, str]]:
     """Read all tensor records; offsets follow from the order (spec 5)."""
-    cursor = Cursor(raw, "directory", HEADER_BYTES, Reason.BAD_DIRECTORY)
+    cursor = Cursor(
+        raw,
+        "directory",
+        HEADER_BYTES,
+        Reason.BAD_DIRECTORY,
+        unpacked=header.deflated_directory,
+    )
     names: list[str] = []
     records: dict[str, TensorRecord] = {}
     alias_targets: dict[str, int] = {}
@@ -286,6 +301,11 @@ def _read_record(cursor: Cursor, name: str, encoding: Encoding, offset: int) -> 
     if 0 in shape and encoding is not Encoding.RAW:
         raise cursor.refuse(f"empty tensor {name!r} is not stored raw")
     decoded_crc32 = cursor.u32()
+    if encoding is Encoding.CONSTANT:
+        element = cursor.take(dtype.item_bytes)
+        if dtype is DType.BOOL and element[0] > 1:
+            raise cursor.refuse(f"the boolean of tensor {name!r} is neither 0 nor 1")
+        return TensorRecord(name, dtype, encoding, shape, decoded_crc32, (), element)
     # Each part takes at least five bytes of the directory, which bounds the loop.
     part_count = 1 if encoding is Encoding.RAW else cursor.varint(cursor.remaining_bytes // 5)
     if part_count < 2 and encoding is not Encoding.RAW:

@@ -7,6 +7,7 @@ from math import prod
 
 from spqformat import zstd
 from spqformat.cursor import varint
+from spqformat.deflate import deflated
 from spqformat.errors import Reason, SpqError
 from spqformat.ids import (
     HEADER_BYTES,
@@ -19,6 +20,7 @@ from spqformat.ids import (
     DType,
     Encoding,
     ProgramCodec,
+    RequiredFeature,
 )
 from spqformat.limits import Limits
 
@@ -32,13 +34,15 @@ class EncodedTensor:
     dtype : DType
         Element type.
     encoding : Encoding
-        `RAW`, `DENSE`, `SPARSE` or `PLANES`.
+        `RAW`, `DENSE`, `SPARSE`, `PLANES` or `CONSTANT`.
     shape : tuple of int
         Dimensions.
     decoded_crc32 : int
         CRC-32 of the decoded elements.
     parts : sequence of bytes
-        One part for `RAW`; the tables and then the chunks for the other encodings.
+        One part for `RAW`, none for `CONSTANT`; the tables and then the chunks for the others.
+    element : bytes
+        The element that a `CONSTANT` tensor repeats, little-endian; empty for the others.
     """
 
     dtype: DType
@@ -46,6 +50,7 @@ class EncodedTensor:
     shape: tuple[int, ...]
     decoded_crc32: int
     parts: Sequence[bytes]
+    element: bytes = b""
 
     @property
     def decoded_bytes(self) -> int:
@@ -100,12 +105,15 @@ def serialise(
     program_section = _write_programs(programs)
     limits = Limits()
     _check_size("directory", len(directory), limits.max_directory_bytes)
+    packed = deflated(bytes(directory))
+    section = bytes(directory) if packed is None else packed
+    required_features = 0 if packed is None else 1 << RequiredFeature.DEFLATED_DIRECTORY
     _check_size("metadata", len(metadata_section), limits.max_metadata_bytes)
     _check_size("programs", sum(map(len, programs.values())), limits.max_program_bytes)
     stored = [tensors[name] for name in names if name in tensors]
     file_bytes = (
         HEADER_BYTES
-        + len(directory)
+        + len(section)
         + len(metadata_section)
         + len(program_section)
         + sum(tensor.stored_bytes for tensor in stored)
@@ -113,21 +121,28 @@ def serialise(
     header = (
         MAGIC
         + VERSION_MAJOR.to_bytes(2, "little")
-        + VERSION_MINOR.to_bytes(2, "little")
+        + _version_minor(required_features, stored).to_bytes(2, "little")
         + len(names).to_bytes(4, "little")
-        + bytes(16)  # no required and no optional features
+        + required_features.to_bytes(8, "little")
+        + bytes(8)  # no optional features
         + file_bytes.to_bytes(8, "little")
         + sum(tensor.decoded_bytes for tensor in stored).to_bytes(8, "little")
-        + len(directory).to_bytes(4, "little")
+        + len(section).to_bytes(4, "little")
         + len(metadata_section).to_bytes(4, "little")
         + len(program_section).to_bytes(4, "little")
     )
-    yield header + _u32(zlib.crc32(directory, zlib.crc32(header)))
-    yield bytes(directory)
+    yield header + _u32(zlib.crc32(section, zlib.crc32(header)))
+    yield section
     yield metadata_section
     yield program_section
     for tensor in stored:
         yield from tensor.parts
+
+
+def _version_minor(required_features: int, stored: Sequence[EncodedTensor]) -> int:
+    """Return the lowest minor version that has all that a file uses (spec 3.3)."""
+    newer = required_features or any(tensor.encoding is Encoding.CONSTANT for tensor in stored)
+    return VERSION_MINOR if newer else 0
 
 
 def _check_size(what: str, size: int, most: int) -> None:
@@ -158,6 +173,8 @@ def _write_record(name: str, tensor: EncodedTensor) -> bytes:
     for dimension in tensor.shape:
         record += varint(dimension)
     record += _u32(tensor.decoded_crc32)
+    if tensor.encoding is Encoding.CONSTANT:
+        return bytes(record) + tensor.element
     if tensor.encoding is not Encoding.RAW:
         record += varint(len(tensor.parts))
     for part in tensor.parts:

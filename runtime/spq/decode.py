@@ -270,9 +270,24 @@ class _RawDecoder:
             raise bad_stream(self._record, chunk, "a boolean is neither 0 nor 1")
 
 
+class _ConstantDecoder:
+    """One element for all, from the directory."""
+
+    chunk_count = 1
+
+    def __init__(self, record: TensorRecord, read_part: ReadPart, convert: Convert) -> None:
+        element = np.frombuffer(record.element, dtype=f"<u{record.dtype.item_bytes}")
+        self._element = convert(element)
+
+    def decode_chunk(self, chunk: int, elements: NDArray[np.generic], scratch: Scratch) -> None:
+        """Repeat the element."""
+        elements[:] = self._element
+
+
 _DECODERS: Mapping[Encoding, Callable[[TensorRecord, ReadPart, Convert], _Decoder]] = {
     Encoding.RAW: _RawDecoder,
     Encoding.DENSE: DenseDecoder,
     Encoding.SPARSE: SparseDecoder,
     Encoding.PLANES: PlanesDecoder,
+    Encoding.CONSTANT: _ConstantDecoder,
 }

@@ -39,8 +39,8 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
     Returns
     -------
     EncodedTensor
-        In planes of bytes or raw when there are more than 256 distinct values or indices gain
-        nothing.
+        A constant where all elements are the same; in planes of bytes or raw when there are more
+        than 256 distinct values or indices gain nothing.
     """
     little = np.ascontiguousarray(elements).astype(dtype.numpy, copy=False)
     bits = little.reshape(-1).view(f"u{dtype.item_bytes}")
@@ -48,6 +48,9 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
         # Memory that was never written may hold other bytes than 0 and 1.
         bits = (bits != 0).view(np.uint8)
     crc = zlib.crc32(bits.data)
+    if bits.size and (bits == bits[0]).all():
+        element = bits[:1].tobytes()
+        return EncodedTensor(dtype, Encoding.CONSTANT, elements.shape, crc, [], element)
     raw = EncodedTensor(dtype, Encoding.RAW, elements.shape, crc, [bits.tobytes()])
     best = min(
         [raw, *_encode_indexed(bits, dtype, elements.shape, crc)], key=_directory_and_stored_bytes

@@ -1,12 +1,13 @@
 """Bytes of SPQ files, field by field after the text; it knows no encoder and no decoder."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 DTYPES = ("f64", "f32", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool")
 ITEM_BYTES = (8, 4, 2, 2, 1, 2, 4, 8, 1, 2, 4, 8, 1)
-RAW, ALIAS, DENSE, SPARSE, PLANES = range(5)
+RAW, ALIAS, DENSE, SPARSE, PLANES, CONSTANT = range(6)
 MAGIC = b"\x93SPQ\r\n\x1a\n"
 MANY_LANES_FROM_SYMBOLS = 8192
 
@@ -175,13 +176,27 @@ class Tensor:
         if self.encoding == ALIAS:
             return head + varint(self.target)
         head += bytes([self.dtype, len(self.shape)]) + b"".join(map(varint, self.shape))
-        head += crc(self.elements) + (b"" if self.encoding == RAW else varint(len(self.parts)))
+        head += crc(self.elements)
+        if self.encoding == CONSTANT:
+            return head + self.elements[: ITEM_BYTES[self.dtype]]
+        head += b"" if self.encoding == RAW else varint(len(self.parts))
         return head + b"".join(varint(len(part)) + crc(part) for part in self.parts)
 
 
 def raw(name: bytes, dtype: int, shape: tuple[int, ...], elements: bytes) -> Tensor:
     """Return a raw tensor."""
     return Tensor(name, RAW, dtype, shape, elements, (elements,))
+
+
+def constant(name: bytes, dtype: int, shape: tuple[int, ...], element: bytes) -> Tensor:
+    """Return a constant tensor."""
+    return Tensor(name, CONSTANT, dtype, shape, element * math.prod(shape))
+
+
+def stored_block(content: bytes, last: bool = False) -> bytes:
+    """Return a block of DEFLATE that is stored (RFC 1951, 3.2.4), at the beginning of a byte."""
+    length = number(len(content), 2)
+    return bytes([last]) + length + bytes(byte ^ 0xFF for byte in length) + content
 
 
 def metadata_of(body: bytes) -> bytes:
@@ -220,6 +235,7 @@ class Header:
     version_minor: int = 0
     required: int = 0
     optional: int = 0
+    directory: bytes | None = None  # the section
     changes: dict[str, int] = field(default_factory=dict)
 
 
@@ -228,7 +244,9 @@ def file_of(
 ) -> bytes:
     """Put a file together; all lengths and checksums are right unless the header says otherwise."""
     header = header or Header()
-    directory = b"".join(tensor.written() for tensor in tensors)
+    directory = header.directory
+    if directory is None:
+        directory = b"".join(tensor.written() for tensor in tensors)
     data = b"".join(part for tensor in tensors for part in tensor.parts)
     after = directory + metadata + programs + data
     values = {

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
+import directories
 import invalid_files
 import limit_files
 import lone_faults
@@ -41,12 +42,14 @@ def contents() -> dict[Path, bytes]:
         limit_files.files(),
         odd_choices.files(),
         program_frames.valid_files(),
+        directories.valid_files(),
     )
     invalid = _joined(
         invalid_files.files(),
         lone_faults.files(),
         other_faults.files(),
         program_frames.invalid_files(),
+        directories.invalid_files(),
     )
     made = {HERE / "valid" / f"{name}.spq": file.data for name, file in valid.items()}
     made |= {HERE / "invalid" / f"{name}.spq": file.data for name, file in invalid.items()}

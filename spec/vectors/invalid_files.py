@@ -45,7 +45,7 @@ def _header() -> Iterator[tuple[str, Invalid]]:
         "version_0",
         Invalid("major version 0", "unsupported_version", file_of(W, header=Header(0))),
     )
-    for bit in (0, 63):
+    for bit in (47, 63):
         data = file_of(W, header=Header(required=1 << bit))
         yield f"feature_{bit}", Invalid("a required feature", "unsupported_feature", data)
     yield (

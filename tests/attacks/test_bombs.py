@@ -23,11 +23,17 @@ def u32(value: int) -> bytes:
 
 
 def whole(
-    entry: bytes, data: bytes, decoded_bytes: int, *, tensors: int = 1, programs: bytes = b""
+    entry: bytes,
+    data: bytes,
+    decoded_bytes: int,
+    *,
+    tensors: int = 1,
+    programs: bytes = b"",
+    required: int = 0,
 ) -> bytes:
     """A file with a sound header."""
     body = entry + programs + data
-    head = MAGIC + struct.pack("<HHIQQ", 1, 0, tensors, 0, 0)
+    head = MAGIC + struct.pack("<HHIQQ", 1, 0, tensors, required, 0)
     head += struct.pack("<QQIII", 64 + len(body), decoded_bytes, len(entry), 0, len(programs))
     return head + u32(zlib.crc32(entry, zlib.crc32(head))) + body
 
@@ -64,7 +70,21 @@ BLOCKS = FRAME[zstandard.frame_header_size(FRAME) :]
 TEBIBYTE_FRAME = b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + FRAME[9:]
 SHAPE = (1 << 19, 1 << 19)
 
+NAMES = zlib.compress(bytes(60 << 20), level=9, wbits=-15)
+CONSTANT = b"\1w" + bytes([Encoding.CONSTANT, 1, 2]) + varint(1 << 19) * 2 + bytes(8)
+
 BOMBS: dict[str, tuple[bytes, str, str]] = {
+    "constant": (whole(CONSTANT, b"", 1 << 40), "spq.Limits()", "limit_exceeded"),
+    "directory": (
+        whole(varint(1 << 31) + NAMES, b"", 0, tensors=0, required=1),
+        "spq.Limits()",
+        "limit_exceeded",
+    ),
+    "lying directory": (
+        whole(varint(1 << 17) + NAMES, b"", 0, tensors=0, required=1),
+        "spq.Limits()",
+        "bad_directory",
+    ),
     "sparse": (enlarged(Encoding.SPARSE, SHAPE), "spq.Limits()", "limit_exceeded"),
     "sparse, trusted": (enlarged(Encoding.SPARSE, SHAPE), MAXIMUM, "bad_tables"),
     "dense": (enlarged(Encoding.DENSE, SHAPE), "spq.Limits()", "limit_exceeded"),

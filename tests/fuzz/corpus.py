@@ -52,6 +52,13 @@ def files() -> dict[str, bytes]:
             },
             metadata={"k": "v", "licence": "é"},
         ),
+        "constants": saved(
+            {
+                f"{layer}.norm.{name}": np.full(shape, value)
+                for layer in ("first", "second")
+                for name, shape, value in (("mean", 9, 0.0), ("on", (), True), ("var", 9, 1.0))
+            }
+        ),
         "plain zstd": _saved_plain(programs={"torch": b"{" + b" " * 90 + b"}"}),
         "programs": saved({"w": bias}, programs={"onnx": b"xyz" * 40, "torch": b"{}"}),
         "dense": saved({"w": grid, "x": steps * 7, "y": grid > 0}),

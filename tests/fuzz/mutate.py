@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from spqformat import Limits, SpqError
+from spqformat.deflate import deflated, inflated
 from spqformat.ids import DType, Encoding
 from spqformat.model import Container
 from spqformat.reader import read_container
@@ -89,6 +90,7 @@ def taken_apart(data: bytes) -> tuple[Container, dict[str, EncodedTensor]]:
             record.shape,
             record.decoded_crc32,
             [data[part.offset : part.offset + part.stored_bytes] for part in record.parts],
+            record.element,
         )
         for name, record in container.tensors.items()
     }
@@ -114,6 +116,9 @@ class Mutator:
         self._directory, self._metadata, self._programs = (
             data[start : start + size] for start, size in zip(starts, sizes, strict=False)
         )
+        self._deflated = bool(data[16])
+        if self._deflated:
+            self._directory = inflated(self._directory, starts[0], Limits())
         self._data_start = starts[3]
         self._data = data[starts[3] :]
         self._container, self._tensors = taken_apart(data)
@@ -149,6 +154,10 @@ class Mutator:
             directory = directory.replace(u32(part.stored_crc32), u32(zlib.crc32(changed)))
         else:
             directory = draw.changed(directory)
+        if self._deflated:
+            directory = deflated(directory) or directory
+            if section == "directory" and draw.below(4) == 0:
+                directory = draw.changed(directory)
         if section != "header":
             for place, changed in ((48, directory), (52, metadata), (56, programs)):
                 header[place : place + 4] = u32(len(changed))
@@ -165,7 +174,9 @@ class Mutator:
         tensor = tensors[name]
         parts = list(tensor.parts)
         action = draw.below(6)
-        if action == 0:
+        if action > 2 and not parts:
+            tensor = replace(tensor, element=draw.changed(tensor.element))
+        elif action == 0:
             shape = list(tensor.shape)
             if shape and draw.below(3):
                 shape[draw.below(len(shape))] = draw.one_of(DIMENSIONS)

@@ -498,7 +498,7 @@ def changed_tables(seed: int) -> Iterator[bytes]:
     kinds = {Encoding.DENSE: 0, Encoding.SPARSE: 1, Encoding.PLANES: 2}
     for data in corpus.all_files().values():
         for record in read(data).tensors.values():
-            if record.encoding is Encoding.RAW:
+            if record.encoding not in kinds:
                 continue
             part = record.parts[0]
             head = bytes([kinds[record.encoding], record.dtype, 0, 0, len(record.parts) - 1])

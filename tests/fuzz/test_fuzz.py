@@ -42,7 +42,7 @@ def test_corpus_has_everything() -> None:
         for record in mutate.read(data).tensors.values():
             seen |= {record.encoding, (record.encoding, len(record.parts) > 2)}
     coded = {Encoding.DENSE, Encoding.SPARSE, Encoding.PLANES}
-    assert seen >= coded | {(encoding, True) for encoding in coded}
+    assert seen >= coded | {(encoding, True) for encoding in coded} | {Encoding.CONSTANT}
 
 
 def test_equal_seeds_give_equal_inputs() -> None:
