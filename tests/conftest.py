@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spqtools.waiting import let_threads_sleep
+
 # Tests also run from where their folder was copied to; helpers are imported as `tests.FOLDER.NAME`.
 sys.path.append(str(Path(__file__).parents[1]))
 
 # A shell starts what runs in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Before a test imports PyTorch.
+let_threads_sleep()
 
 
 @pytest.fixture(autouse=True)

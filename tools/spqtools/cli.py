@@ -14,6 +14,7 @@ from spqformat import SpqError, __version__
 from spqtools import parameters
 from spqtools.progress import ConsoleProgress
 from spqtools.report import escape
+from spqtools.waiting import let_threads_sleep
 
 EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit code: 0 done, 2 refused (one sentence on standard error), 130 interrupted.
     """
+    let_threads_sleep()
     try:
         command.main(args=arguments, prog_name="spq", standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
