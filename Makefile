@@ -18,7 +18,7 @@ demo: $(STAMP)
 
 # Everything that has to be green.
 test: check
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

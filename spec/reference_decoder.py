@@ -340,9 +340,11 @@ def inflate_directory(section: bytes, limits: Limits) -> bytes:
     """Return the records of a deflated directory (5.5)."""
     cursor = Cursor(section, "bad_directory")
     unpacked_bytes = cursor.varint(2**32 - 1)
-    cursor.require(unpacked_bytes > len(section), "a deflated directory is shorter")
     if unpacked_bytes > limits.max_directory_bytes:
         raise Refusal("limit_exceeded", "the directory is longer than the limit")
+    cursor.require(unpacked_bytes > len(section), "a deflated directory is shorter")
+    most = MAX_DIRECTORY_RATIO * len(section)
+    cursor.require(unpacked_bytes <= most, "a deflated directory is at most 64 times shorter")
     inflate = zlib.decompressobj(wbits=-15)
     try:
         records = inflate.decompress(cursor.take(cursor.remaining_bytes), unpacked_bytes + 1)
@@ -399,8 +401,10 @@ def read_record(cursor: Cursor, name: str, encoding: str, offset: int) -> Tensor
     element_count = math.prod(shape)
     cursor.require(element_count > 0 or encoding == "raw", "an empty tensor is raw")
     decoded_crc32 = cursor.integer(4)
-    element = cursor.take(item_bytes) if encoding == "constant" else b""
-    cursor.require(dtype != "bool" or element <= b"\1", "a boolean is 0 or 1")
+    element = b""
+    if encoding == "constant":
+        element = cursor.take(item_bytes)
+        cursor.require(dtype != "bool" or element in (b"\0", b"\1"), "a boolean is 0 or 1")
     part_count = {"raw": 1, "constant": 0}.get(encoding)
     if part_count is None:
         part_count = cursor.varint(cursor.remaining_bytes // 5)
@@ -840,6 +844,7 @@ MAX_CLASSES = 16
 MAX_SYMBOL_BITS = 9
 MAX_CONTEXTS = 64
 MAX_CHUNK_ELEMENTS = 1 << 24
+MAX_DIRECTORY_RATIO = 64
 MIN_ROW_LENGTH = 8
 
 

@@ -19,8 +19,8 @@ class Cursor:
     fault : Reason
         Reason code for a section whose contents break a rule.
     unpacked : bool
-        Whether the section came out of a stream that begins at `base_offset`, so that positions in
-        it are not positions in the file.
+        Whether `data` came out of a stream, so that its positions are not positions in the file;
+        refusals then name the section's beginning.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import zlib
 
 from spqformat.cursor import Cursor, varint
 from spqformat.errors import Reason, SpqError
+from spqformat.ids import MAX_DIRECTORY_RATIO
 from spqformat.limits import Limits
 
 _LEVEL = 9
@@ -13,10 +14,14 @@ _MAX_UNPACKED_BYTES = (1 << 32) - 1
 
 
 def deflated(directory: bytes) -> bytes | None:
-    """Return the section that holds a directory deflated, or None where that is no shorter."""
+    """Return the section that holds a directory deflated.
+
+    None where that is no shorter, or so much shorter that readers refuse it.
+    """
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW, _MEMORY_LEVEL)
     section = varint(len(directory)) + packer.compress(directory) + packer.flush()
-    return section if len(section) < len(directory) else None
+    is_allowed = len(section) < len(directory) <= MAX_DIRECTORY_RATIO * len(section)
+    return section if is_allowed else None
 
 
 def inflated(section: bytes, offset: int, limits: Limits) -> bytes:
@@ -44,14 +49,19 @@ def inflated(section: bytes, offset: int, limits: Limits) -> bytes:
     """
     cursor = Cursor(section, "directory", offset, Reason.BAD_DIRECTORY)
     unpacked_bytes = cursor.varint(_MAX_UNPACKED_BYTES)
-    if unpacked_bytes <= len(section):
-        raise cursor.refuse("a deflated directory is not shorter than the plain one")
     if unpacked_bytes > limits.max_directory_bytes:
         raise SpqError(
             Reason.LIMIT_EXCEEDED,
             f"the file declares {unpacked_bytes} bytes of directory, "
             f"the limit is {limits.max_directory_bytes}; raise Limits if you trust it",
             section="directory",
+        )
+    if unpacked_bytes <= len(section):
+        raise cursor.refuse("a deflated directory is not shorter than the plain one")
+    if unpacked_bytes > MAX_DIRECTORY_RATIO * len(section):
+        raise cursor.refuse(
+            f"{unpacked_bytes} bytes of directory are deflated to {len(section)}, "
+            f"less than one in {MAX_DIRECTORY_RATIO}"
         )
     unpacker = zlib.decompressobj(_RAW)
     try:

@@ -14,7 +14,7 @@ class Limits:
     max_tensors : int
         Number of tensors.
     max_directory_bytes : int
-        Bytes of the directory.
+        Bytes of the directory, also of what a deflated one unpacks to.
     max_metadata_bytes : int
         Bytes of the metadata section, which is never compressed.
     max_program_bytes : int

@@ -8,7 +8,7 @@ from math import prod
 from spqformat.ids import DType, Encoding, ProgramCodec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """A contiguous run of stored bytes with its checksum (spec 5.4).
 

@@ -159,7 +159,7 @@ class _Header:
     @property
     def deflated_directory(self) -> bool:
         """Whether the records are a stream of DEFLATE (spec 5.5)."""
-        return bool(self.required_features >> RequiredFeature.DEFLATED_DIRECTORY & 1)
+        return bool(self.required_features & 1 << RequiredFeature.DEFLATED_DIRECTORY)
 
     @property
     def data_offset(self) -> int:

@@ -94,19 +94,20 @@ def serialise(
     """
     names = sorted([*tensors, *aliases], key=checked_utf8)
     position = {name: index for index, name in enumerate(names)}
-    directory = bytearray()
+    records = bytearray()
     for name in names:
-        directory += _name_bytes(name)
+        records += _name_bytes(name)
         if name in aliases:
-            directory += bytes([Encoding.ALIAS]) + varint(position[aliases[name]])
+            records += bytes([Encoding.ALIAS]) + varint(position[aliases[name]])
         else:
-            directory += _write_record(name, tensors[name])
+            records += _write_record(name, tensors[name])
+    directory = bytes(records)
     metadata_section = _write_metadata(metadata)
     program_section = _write_programs(programs)
     limits = Limits()
     _check_size("directory", len(directory), limits.max_directory_bytes)
-    packed = deflated(bytes(directory))
-    section = bytes(directory) if packed is None else packed
+    packed = deflated(directory)
+    section = directory if packed is None else packed
     required_features = 0 if packed is None else 1 << RequiredFeature.DEFLATED_DIRECTORY
     _check_size("metadata", len(metadata_section), limits.max_metadata_bytes)
     _check_size("programs", sum(map(len, programs.values())), limits.max_program_bytes)

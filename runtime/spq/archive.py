@@ -41,9 +41,10 @@ class TensorInfo:
     shape : tuple of int
         Dimensions.
     encoding : str
-        ``raw``, ``dense``, ``sparse`` or ``planes``.
+        ``raw``, ``dense``, ``sparse``, ``planes`` or ``constant``.
     stored_bytes : int
-        Bytes in the file, without its directory entry.
+        Bytes in the file, without its directory entry; none of a ``constant`` tensor, whose
+        element stands there.
     decoded_bytes : int
         Bytes in memory.
     """
@@ -111,6 +112,12 @@ class Archive:
                 self._head = self._read(0, self._source.block_bytes)
             self._container = read_container(self._read, self._source.total_bytes, limits)
             self._limits = limits
+        except MemoryError as error:
+            self._source.close()
+            raise SpqError(
+                Reason.LIMIT_EXCEEDED,
+                "there is not enough memory for the directory; lower Limits or free some",
+            ) from error
         except BaseException:
             self._source.close()
             raise
@@ -271,6 +278,8 @@ class Archive:
     ) -> dict[str, NDArray[np.generic]]:
         from spq.decode import Wanted, decode_tensors, garbage_kept
 
+        if self._closed:  # constant tensors stand in the directory, and read nothing
+            raise _is_closed()
         wanted = [Wanted(record, _target(record, dtypes.get(record.name))) for record in records]
         wanted_bytes = sum(one.record.element_count * one.dtype.item_bytes for one in wanted)
         most = max(self._limits.max_decoded_bytes, self.decoded_bytes)

@@ -83,7 +83,7 @@ def decode_tensors(
     if threads < 1:
         raise SpqError(Reason.BAD_ARGUMENT, f"{threads} threads decode nothing; pass 1 or more")
     crew = _Crew(wanted, read_part)
-    worker_count = min(threads, sum(len(one.record.parts) for one in wanted))
+    worker_count = min(threads, sum(max(len(one.record.parts), 1) for one in wanted))
     if worker_count <= 1:
         crew.work()
     else:

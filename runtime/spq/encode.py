@@ -39,8 +39,8 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
     Returns
     -------
     EncodedTensor
-        A constant where all elements are the same; in planes of bytes or raw when there are more
-        than 256 distinct values or indices gain nothing.
+        A constant where all elements are the same, else indices into a codebook; in planes of
+        bytes or raw when there are more than 256 distinct values or indices gain nothing.
     """
     little = np.ascontiguousarray(elements).astype(dtype.numpy, copy=False)
     bits = little.reshape(-1).view(f"u{dtype.item_bytes}")
@@ -48,7 +48,7 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
         # Memory that was never written may hold other bytes than 0 and 1.
         bits = (bits != 0).view(np.uint8)
     crc = zlib.crc32(bits.data)
-    if bits.size and (bits == bits[0]).all():
+    if bits.size and bits[0] == bits[-1] and (bits == bits[0]).all():
         element = bits[:1].tobytes()
         return EncodedTensor(dtype, Encoding.CONSTANT, elements.shape, crc, [], element)
     raw = EncodedTensor(dtype, Encoding.RAW, elements.shape, crc, [bits.tobytes()])
@@ -71,7 +71,7 @@ def _encode_indexed(
     options = []
     zero = np.flatnonzero(indexed.levels == 0)
     zero_share = 0.0
-    if zero.size and indexed.levels.size > 1:
+    if zero.size:
         zero_share = float(np.mean(indexed.indices == zero[0]))
     small = bits.size <= SMALL_ELEMENTS
     if zero_share > 0.5 or (small and zero_share > 0.0):

@@ -45,7 +45,8 @@ def save(
     """Write tensors exactly: what `load_state_dict` and `open` give back is what went in.
 
     A tensor with at most 256 distinct values, pruned or quantised by whatever tool, is stored as
-    a codebook and entropy-coded indices; zeros cost a fraction of a bit. Of other tensors, bytes
+    a codebook and entropy-coded indices, where zeros cost a fraction of a bit, or, with a single
+    value, as that value. Of other tensors, bytes
     that are predictable, such as the exponents of trained weights, are entropy-coded. Two names
     that share their memory are stored once and come back tied.
 

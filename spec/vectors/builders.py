@@ -243,7 +243,8 @@ def file_of(
     *tensors: Tensor, metadata: bytes = b"", programs: bytes = b"", header: Header | None = None
 ) -> bytes:
     """Put a file together; all lengths and checksums are right unless the header says otherwise."""
-    header = header or Header()
+    newer = any(tensor.encoding == CONSTANT for tensor in tensors)
+    header = header or Header(version_minor=int(newer))
     directory = header.directory
     if directory is None:
         directory = b"".join(tensor.written() for tensor in tensors)

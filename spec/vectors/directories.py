@@ -6,11 +6,11 @@ from dataclasses import replace
 import builders as b
 from builders import Header, Tensor, constant, file_of, raw, stored_block, varint
 from invalid_files import Invalid
-from valid_files import BOOL, F32, U8, Valid, valid
+from valid_files import BOOL, F32, U8, Valid, View, dense, planes, sparse, valid
 
 DEFLATED = 1  # bit 0 of `required_features`
 LONGEST_MATCH = 258
-# The records of `_norms`: what a reader meets mostly.
+# What zlib's `compressobj(9, DEFLATED, -15, 9)` made of the records of `_norms`.
 DYNAMIC_BLOCK = bytes.fromhex(
     "93cf49ac4c2d32d4cbcb2fcad5cb2bcd8d4f4a2c49ce482d8e2f294a4cce4e4d616567c8bcaf94ca"
     "000512c8ca8b4af3f232f3d2e3735313f35819191d225aa7f182148963535496580452b3e254ef36"
@@ -67,18 +67,14 @@ def fixed_block(content: bytes, last: bool = True, far: int | None = None) -> by
 
 
 def _match(content: bytes, at: int) -> tuple[int, int]:
-    """Return length and distance of the longest match that begins at a place."""
-    best = (0, 0)
-    for before in range(max(0, at - (1 << 15)), at):
-        count = 0
-        while (
-            count < LONGEST_MATCH
-            and at + count < len(content)
-            and content[before + count] == content[at + count]
-        ):
-            count += 1
-        best = max(best, (count, at - before))
-    return best
+    """Return length and distance of the last match of three bytes and more before a place."""
+    before = content.rfind(content[at : at + 3], max(0, at - (1 << 15)), at + 2)
+    if before < 0 or at + 3 > len(content):
+        return 0, 0
+    count, most = 3, min(LONGEST_MATCH, len(content) - at)
+    while count < most and content[before + count] == content[at + count]:
+        count += 1
+    return count, at - before
 
 
 def _literal(bits: Bits, byte: int) -> None:
@@ -126,6 +122,21 @@ def _norms() -> list[Tensor]:
     return [*made, raw(b"x" * 1000, U8, (2,), b"\7\x08"), Tensor(b"y", b.ALIAS, target=1)]
 
 
+def _mixed() -> list[Tensor]:
+    """Tensors of all encodings, among them constants of a NaN with payload and of minus zero."""
+    prefix = b"one.prefix.that.many.names.have."
+    return [
+        constant(prefix + b"a", F32, (3,), b"\1\2\xc3\x7f"),
+        dense(prefix + b"b", U8, b.full([7, 9], 1), [7, 9], [1, 0, 1, 0, 1], 8),
+        constant(prefix + b"c", F32, (2, 2), b"\0\0\0\x80"),
+        Tensor(prefix + b"d", b.ALIAS, target=0),
+        planes(prefix + b"e", F32, [0, 1, 2], [True, False, False, True], 8),
+        raw(prefix + b"f", U8, (2,), b"\7\x08"),
+        sparse(prefix + b"g", U8, (9,), [1], [0, 0, 1, 0, 0, 0, 1, 0, 0], View(9, 3)),
+        constant(prefix + b"h", U8, (1,), b"\7"),
+    ]
+
+
 def valid_files() -> dict[str, Valid]:
     """Return valid files by name."""
     norms = _norms()
@@ -139,10 +150,16 @@ def valid_files() -> dict[str, Valid]:
             stored_block(records[:40]) + stored_block(b"") + rest,
         ),
     }
+    mixed = _mixed()
     made = {
         name: Valid(f"a deflated directory: {purpose}", deflated(*norms, stream=stream), norms)
         for name, (purpose, stream) in streams.items()
     }
+    made["deflated_mixed"] = Valid(
+        "a deflated directory of all encodings, constants between them",
+        deflated(*mixed, stream=fixed_block(plain(*mixed))),
+        mixed,
+    )
     for dtype, label in enumerate(b.DTYPES):
         width = b.ITEM_BYTES[dtype]
         pattern = b.number(1 if dtype == BOOL else (1 << 8 * width) // 3, width)
@@ -160,9 +177,10 @@ def _streams() -> Iterator[tuple[str, str, bytes]]:
     norms = _norms()
     records = plain(*norms)
     sound = fixed_block(records)
-    yield "nothing", "a section without a byte", deflated(*norms, stream=b"", unpacked_bytes=0)
+    yield "nothing", "no byte announced", deflated(*norms, stream=b"", unpacked_bytes=0)
+    empty = file_of(header=Header(1, 1, required=DEFLATED, directory=b""))
+    yield "no_section", "a section without a byte", empty
     yield "no_stream", "no stream", deflated(*norms, stream=b"")
-    yield "plain", "records as they are", deflated(*norms, stream=records)
     for name, more in (("less", -1), ("more", 1)):
         data = deflated(*norms, stream=sound, unpacked_bytes=len(records) + more)
         yield name, f"{name} bytes announced than there are", data
@@ -178,10 +196,20 @@ def _streams() -> Iterator[tuple[str, str, bytes]]:
     yield "far", "a match before the first byte", deflated(*norms, stream=far)
     zlib_like = b"\x78\xda" + sound + b.number(0, 4)
     yield "wrapped", "a stream in zlib's wrapper", deflated(*norms, stream=zlib_like)
-    # As long as the stream with its length, though the records are sound.
+    # The records of these are sound.
     w = raw(b"w" * 20, U8, (1,), b"\7")
     stored = stored_block(plain(w), last=True)
     yield "longer", "a section that is no shorter", deflated(w, stream=stored)
+    w = constant(b"wwwww", U8, (1,), b"\7")
+    equal = deflated(w, stream=fixed_block(plain(w)))
+    if len(equal) != 64 + len(plain(w)):
+        raise ValueError("these records are as long as their section")
+    yield "equal", "a section as long as the records", equal
+    # Parts of no bytes, which the directory has no other rule against.
+    head = b"\1w" + bytes([b.DENSE, U8, 1, 1]) + b.crc(b"\7") + varint(20_000)
+    flood = Tensor(b"w", b.DENSE, U8, (1,), b"\7", record=head + bytes(5 * 20_000))
+    data = deflated(flood, stream=fixed_block(plain(flood)))
+    yield "flood", "records of more than 64 times the section", data
     backwards = fixed_block(plain(*reversed(norms)))
     yield "records", "records that are not in order", deflated(*reversed(norms), stream=backwards)
 

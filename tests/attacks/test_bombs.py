@@ -70,20 +70,35 @@ BLOCKS = FRAME[zstandard.frame_header_size(FRAME) :]
 TEBIBYTE_FRAME = b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + FRAME[9:]
 SHAPE = (1 << 19, 1 << 19)
 
+
+def stored(data: bytes) -> bytes:
+    """A stored block of DEFLATE that is not the last."""
+    return b"\0" + struct.pack("<HH", len(data), len(data) ^ 0xFFFF) + data
+
+
 NAMES = zlib.compress(bytes(60 << 20), level=9, wbits=-15)
+PARTS = b"\1w" + bytes([Encoding.DENSE, 8, 1, 1]) + bytes(4) + varint(100_000) + bytes(500_000)
+# Not as short as can be: readers refuse more than 64 times.
+PACKED_PARTS = stored(PARTS[:8000]) + zlib.compress(PARTS[8000:], level=9, wbits=-15)
 CONSTANT = b"\1w" + bytes([Encoding.CONSTANT, 1, 2]) + varint(1 << 19) * 2 + bytes(8)
 
 BOMBS: dict[str, tuple[bytes, str, str]] = {
     "constant": (whole(CONSTANT, b"", 1 << 40), "spq.Limits()", "limit_exceeded"),
+    "constant, trusted": (whole(CONSTANT, b"", 1 << 40), MAXIMUM, "limit_exceeded"),
     "directory": (
-        whole(varint(1 << 31) + NAMES, b"", 0, tensors=0, required=1),
+        whole(varint(60 << 20) + NAMES, b"", 0, tensors=0, required=1),
         "spq.Limits()",
-        "limit_exceeded",
+        "bad_directory",
     ),
     "lying directory": (
         whole(varint(1 << 17) + NAMES, b"", 0, tensors=0, required=1),
         "spq.Limits()",
         "bad_directory",
+    ),
+    "parts": (
+        whole(varint(len(PARTS)) + PACKED_PARTS, b"", 1, required=1),
+        "spq.Limits()",
+        "bad_tables",
     ),
     "sparse": (enlarged(Encoding.SPARSE, SHAPE), "spq.Limits()", "limit_exceeded"),
     "sparse, trusted": (enlarged(Encoding.SPARSE, SHAPE), MAXIMUM, "bad_tables"),

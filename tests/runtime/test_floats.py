@@ -74,6 +74,7 @@ ARRAYS = {
     "pairs": levels((301, 3), 3, 0.0),
     "sparse": levels((120, 200), 5, 0.9),
     "planes": np.random.default_rng(3).normal(size=(400, 200)).astype("f4"),
+    "constant": np.full((3, 50), 0.1, "f4"),
 }
 
 
@@ -84,7 +85,7 @@ def test_decoding_is_converting(tmp_path: object, target: str) -> None:
     spq.save(stored, path)
     with spq.open(path) as archive:
         encodings = {archive.info(name).encoding for name in ARRAYS}
-        assert encodings == {"raw", "dense", "sparse", "planes"}
+        assert encodings == {"raw", "dense", "sparse", "planes", "constant"}
         names = [*ARRAYS, "halves"]
         found = archive.tensors(dtypes=dict.fromkeys(names, target))
         whole = archive.tensors()

@@ -147,6 +147,22 @@ def test_memory_is_released(packed: bytes) -> None:
     buffer.append(0)
 
 
+def test_constants_read_nothing_and_are_refused_after_close_too() -> None:
+    stream = io.BytesIO()
+    values = {f"norm{number}": np.full((4, 5), number, "f4") for number in range(9)}
+    spq.save(values, stream)
+    archive = spq.open(stream.getvalue())
+    assert {archive.info(name).stored_bytes for name in values} == {0}
+    for threads in (1, 3):
+        found = archive.tensors(threads=threads)
+        assert all(np.array_equal(found[name], values[name]) for name in values)
+    archive.close()
+    for use in (archive.tensors, archive.verify, lambda: archive.get_tensor("norm1")):
+        with pytest.raises(SpqError) as caught:
+            use()
+        assert caught.value.code is Reason.BAD_ARGUMENT
+
+
 def test_refused_file_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"something else")

@@ -35,13 +35,24 @@ def refused(section: bytes, reason: Reason, limits: Limits | None = None) -> Spq
     return caught.value
 
 
-@given(st.binary(max_size=60), st.integers(0, 40))
+@given(st.binary(min_size=40, max_size=60), st.integers(3, 40))
 def test_round_trip(piece: bytes, times: int) -> None:
     directory = piece * times
     section = deflated(directory)
-    if section is not None:
-        assert len(section) < len(directory)
-        assert inflated(section, 64, Limits()) == directory
+    assert section is not None
+    assert len(section) < len(directory)
+    assert inflated(section, 64, Limits()) == directory
+
+
+def test_what_is_too_much_shorter_stays_plain() -> None:
+    sections = {count: deflated(bytes(count)) for count in range(100, 4000, 100)}
+    written = [count for count, section in sections.items() if section is not None]
+    assert written == list(range(100, written[-1] + 1, 100))
+    assert 600 <= written[-1] < 1000
+    many = deflated(b"".join(b"%d" % (number * number) for number in range(5000)))
+    assert many is not None
+    # The same bytes under a length that asks for more than 64 times as many.
+    refused(varint(64 * 10 + 1) + bytes(8), Reason.BAD_DIRECTORY)
 
 
 def test_nothing_and_noise_stay_plain() -> None:
@@ -71,14 +82,14 @@ def test_minor_version_is_the_lowest_that_has_everything() -> None:
 
 
 def test_limit_is_compared_before_anything_is_unpacked() -> None:
-    directory = bytes(1000)
+    directory = bytes(range(40)) * 25
     section = deflated(directory)
     assert section is not None
     assert inflated(section, 64, Limits(max_directory_bytes=1000)) == directory
     refused(section, Reason.LIMIT_EXCEEDED, Limits(max_directory_bytes=999))
-    broken = varint(1 << 30) + b"\7"
-    refused(broken, Reason.LIMIT_EXCEEDED)
-    refused(broken, Reason.BAD_DIRECTORY, Limits(max_directory_bytes=1 << 30))
+    broken = varint(1000) + b"\7" * 40
+    refused(broken, Reason.LIMIT_EXCEEDED, Limits(max_directory_bytes=999))
+    refused(broken, Reason.BAD_DIRECTORY, Limits(max_directory_bytes=1000))
 
 
 def test_positions_are_those_of_the_section() -> None:

@@ -9,22 +9,23 @@ import pytest
 SCRIPT = """
 import os, sys
 from spqtools.cli import main
-assert "torch" not in sys.modules
-main(["--version"])
-assert "torch" not in sys.modules
-print(os.environ.get("GOMP_SPINCOUNT"))
+for words in (["inspect", "nothing.spq"], ["pack", sys.executable]):
+    before = os.environ.get("GOMP_SPINCOUNT")
+    assert "torch" not in sys.modules
+    main(words)
+print(before, os.environ.get("GOMP_SPINCOUNT"))
 """
 
 
 @pytest.mark.parametrize(
     ("given", "seen"),
     [
-        ({}, "1000"),
-        ({"GOMP_SPINCOUNT": "5"}, "5"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+        ({}, "None 1000"),
+        ({"GOMP_SPINCOUNT": "5"}, "5 5"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None None"),
     ],
 )
-def test_the_command_says_how_threads_wait(given: dict[str, str], seen: str) -> None:
+def test_packing_says_how_threads_wait(given: dict[str, str], seen: str) -> None:
     names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     env = {name: value for name, value in os.environ.items() if name not in names}
     child = subprocess.run(

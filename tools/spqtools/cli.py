@@ -37,7 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         Exit code: 0 done, 2 refused (one sentence on standard error), 130 interrupted.
     """
-    let_threads_sleep()
     try:
         command.main(args=arguments, prog_name="spq", standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
@@ -282,6 +281,7 @@ def pack(
         if given is not None and calib is None:
             raise click.UsageError(f"{name} is for calibration inputs; add --calib.")
     target = model.with_suffix(".spq") if output is None else output
+    let_threads_sleep()
     with extra("all"):
         from spqtools.pack import PackRequest, checkpoint_path, run_pack
         from spqtools.reading.preprocess import parse_preprocess
@@ -548,6 +548,7 @@ def demo(output: Path) -> None:
     Example:
       spq demo
     """
+    let_threads_sleep()
     with extra("all"):
         from spqtools.demo import run_demo
     click.echo(run_demo(output, ConsoleProgress()))
