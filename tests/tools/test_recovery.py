@@ -147,6 +147,7 @@ def test_an_interrupted_training_begins_anew_from_the_search(
     [
         (["--recover", "x.npz"], "--recover trains down to a size or keeps a sparsity"),
         (["--recover", "x.npz", "--max-drop", "1"], "--recover trains down to a size"),
+        (["--sparsity", "0.5", "--recover-time", "1min"], "--recover-time is for the training of"),
         (["--recover", "missing.npz", "--target-ratio", "6"], "missing.npz"),
         (["--recover", "nowhere:batches", "--target-ratio", "6"], "ModuleNotFoundError"),
         (["--recover-time", "soon", "--target-ratio", "6"], "'soon' is not a duration"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import spq
 from spq._extras import extra
@@ -273,6 +274,9 @@ def pack(
             "--recover trains down to a size or keeps a sparsity; "
             "give one of --target-ratio, --target-size and --sparsity."
         )
+    time_is_given = click.get_current_context().get_parameter_source("recover_time")
+    if recover is None and time_is_given is not ParameterSource.DEFAULT:
+        raise click.UsageError("--recover-time is for the training of --recover; add --recover.")
     if frontier is not None and calib is None:
         raise click.UsageError("--frontier is measured on calibration inputs; add --calib.")
     if time_limit is not None and calib is None:
