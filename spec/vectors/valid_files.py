@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import builders as b
-from builders import Tensor, file_of, raw, varint
+from builders import Tensor, constant, file_of, raw, varint
 
 F32, F16, BF16, I8, I16, U8, BOOL = 1, 2, 3, 4, 5, 8, 12
 
@@ -349,6 +349,7 @@ def _examples() -> list[tuple[str, Valid]]:
         ("example_15_4", valid("a sparse tensor, 15.4", s)),
         ("example_15_5", valid("a tensor in planes, 15.5", p)),
         ("example_15_6", valid("a sparse tensor of kernels, 15.6", k)),
+        ("example_15_7", valid("a constant tensor, 15.7", constant(b"c", F32, (2, 3), floats(1)))),
     ]
 
 

@@ -886,6 +886,7 @@ def test_hex_dumps_of_the_text() -> None:
         "15.4": {"s": sparse},
         "15.5": {"p": np.array([0x3F80, 0xBFC0, 0x3FE0], dtype="u2")},
         "15.6": {"k": kernels},
+        "15.7": {"c": np.ones((2, 3), dtype="f4")},
     }
     files = dumps()
     assert files.keys() == expected.keys()
@@ -896,9 +897,8 @@ def test_hex_dumps_of_the_text() -> None:
             assert outcome[f"tensor {name}"] == array.tobytes()
             assert spq.open(files[number]).info(name).shape == array.shape
     # The encoder has no choice in these.
-    assert [files[number] for number in ("15.1", "15.2")] == [
-        saved(expected[number]) for number in ("15.1", "15.2")
-    ]
+    for number in ("15.1", "15.2", "15.7"):
+        assert files[number] == saved(expected[number])
 
 
 def test_streams_of_the_text() -> None:
