@@ -46,9 +46,9 @@ def save(
 
     A tensor with at most 256 distinct values, pruned or quantised by whatever tool, is stored as
     a codebook and entropy-coded indices, where zeros cost a fraction of a bit, or, with a single
-    value, as that value. Of other tensors, bytes
-    that are predictable, such as the exponents of trained weights, are entropy-coded. Two names
-    that share their memory are stored once and come back tied.
+    value, as that value. Of other tensors, bytes that are predictable, such as the exponents of
+    trained weights, are entropy-coded. Two names that share their memory are stored once and come
+    back tied.
 
     Parameters
     ----------

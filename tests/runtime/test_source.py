@@ -163,6 +163,18 @@ def test_constants_read_nothing_and_are_refused_after_close_too() -> None:
         assert caught.value.code is Reason.BAD_ARGUMENT
 
 
+def test_a_directory_that_memory_cannot_hold(
+    packed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_container(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("spq.archive.read_container", read_container)
+    with pytest.raises(SpqError) as caught:
+        spq.open(packed)
+    assert caught.value.code is Reason.LIMIT_EXCEEDED
+
+
 def test_refused_file_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"something else")
