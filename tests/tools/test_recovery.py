@@ -118,7 +118,7 @@ class Interrupted(Progress):
         yield tick
 
 
-def test_an_interrupted_training_begins_anew_from_the_search(
+def test_an_interrupted_training_ends_the_same(
     trained_network: "TrainedNetwork", tmp_path: Path
 ) -> None:
     def request(name: str, *, resumes: bool) -> PackRequest:

@@ -339,20 +339,39 @@ def test_every_step_of_a_whole_search_leads_to_the_same_file(
         assert output.read_bytes() == whole
 
 
-def test_a_killed_training_begins_anew_from_the_same_student(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("goal", [("--target-ratio", "20"), ("--sparsity", "0.8")])
+def test_a_killed_training_ends_the_same(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: tuple[str, str]
 ) -> None:
+    """Whether it trains down to a size, or levels are placed after it; also when killed twice."""
     monkeypatch.setattr("spqtools.training.course._LEAST_STEPS", 60)
     monkeypatch.setattr("spqtools.training.course._PRODUCTS", 1)
-    data = ("--recover", str(network.calibration))
-    whole, output = tmp_path / "whole.spq", tmp_path / "net.spq"
-    assert main(network.words(whole, "--target-ratio", "20", *data)) == 0
-    words = network.words(output, "--target-ratio", "20", *data)
+    output, saved = tmp_path / "net.spq", []
+    words = network.words(output, *goal, "--recover", str(network.calibration))
+
+    def write(path: Path, checkpoint: Checkpoint, digest: str) -> None:
+        write_checkpoint(path, checkpoint, digest)
+        if checkpoint.training is not None:
+            saved.append(path.read_bytes())
+
     with monkeypatch.context() as patch:
-        patch.setattr("spqtools.cli.ConsoleProgress", lambda: Interrupting("recover", 0))
-        assert main(words) == 130
-    assert main([*words, "--resume"]) == 0
-    assert output.read_bytes() == whole.read_bytes()
+        patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
+        patch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
+        patch.setattr("spqtools.search.compress.write_checkpoint", write)
+        assert main(words) == 0
+    assert len(saved) >= 60
+    whole, codes = output.read_bytes(), []
+    for state in spread(saved):
+        (tmp_path / "net.spq.ckpt").write_bytes(state)
+        with monkeypatch.context() as patch:
+            patch.setattr("spqtools.cli.ConsoleProgress", lambda: Interrupting("recover", 3))
+            codes.append(main([*words, "--resume"]))
+        if codes[-1] == 130:
+            assert main([*words, "--resume"]) == 0
+        assert output.read_bytes() == whole
+    # One that has come near the end is through before it is killed again.
+    assert codes.count(130) >= 3
+    assert set(codes) <= {0, 130}
 
 
 def test_killed_searches_end_the_same(network: Network, explored: Path, tmp_path: Path) -> None:

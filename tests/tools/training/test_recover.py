@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import spq
+from spqformat import Reason, SpqError
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.search import Evolution
@@ -17,6 +19,7 @@ from spqtools.evolve.sparse import Sparse
 from spqtools.progress import Progress
 from spqtools.training.recover import Recovered, recover
 from spqtools.training.refine import Refined, refine
+from spqtools.training.state import State
 from spqtools.training.variants import vary
 
 ROOMY = 1 << 20
@@ -190,6 +193,49 @@ def test_few_samples(evolution: Evolution, sparse: Sparse, samples: int) -> None
     assert file_bytes(found.tensors) <= 700
 
 
+def test_from_every_state_a_training_ends_the_same(evolution: Evolution, sparse: Sparse) -> None:
+    """The state that was taken before all others is as it was."""
+    states: list[State] = []
+    whole = trained(
+        evolution, sparse, target_bytes=700, after_step=lambda _, at: states.append(at())
+    )
+    assert len(states) > 200
+    for state in [*states[:: len(states) // 5], *states[-2:], states[0]]:
+        found = trained(evolution, sparse, target_bytes=700, begun=state)
+        assert found.divergence == whole.divergence
+        assert all(torch.equal(found.tensors[name], value) for name, value in whole.tensors.items())
+
+
+def test_time_before_a_kill_counts(evolution: Evolution, sparse: Sparse) -> None:
+    """It is cut as if nothing had happened, however long nobody went on with it."""
+    states: list[State] = []
+    looks = count()
+
+    def clock() -> float:
+        return float(next(looks))
+
+    whole = trained(
+        evolution, sparse, seconds=50, clock=clock, after_step=lambda _, at: states.append(at())
+    )
+    assert whole.is_cut
+    looks = count(10**6)
+    before = next(looks)
+    assert trained(evolution, sparse, seconds=50, clock=clock, begun=states[-10]).is_cut
+    assert next(looks) - before < 30
+
+
+def test_other_inputs_than_those_of_the_killed_training(
+    evolution: Evolution, sparse: Sparse
+) -> None:
+    others = [tensor + 1 for tensor in evolution.inputs]
+    for train in (refined, trained):
+        states: list[State] = []
+        train(evolution, sparse, seconds=0.0, after_step=lambda _, at: states.append(at()))  # noqa: B023
+        with pytest.raises(SpqError, match="other inputs than --recover names") as caught:
+            train(replace(evolution, inputs=others), sparse, begun=states[0])
+        assert caught.value.code == Reason.BAD_CHECKPOINT
+
+
 def refined(evolution: Evolution, sparse: Sparse, **options: Any) -> Refined:
     return refine(evolution.student, sparse, evolution.inputs, Progress(), **options)
 
@@ -209,6 +255,14 @@ def test_refining_again_ends_the_same(evolution: Evolution, sparse: Sparse) -> N
     one, same, other = (refined(evolution, sparse, seed=seed).tensors for seed in (1, 1, 2))
     assert all(torch.equal(one[name], value) for name, value in same.items())
     assert any(not torch.equal(one[name], value) for name, value in other.items())
+
+
+def test_from_every_state_refining_ends_the_same(evolution: Evolution, sparse: Sparse) -> None:
+    states: list[State] = []
+    whole = refined(evolution, sparse, after_step=lambda _, at: states.append(at())).tensors
+    for state in states[:: len(states) // 5] + states[-2:]:
+        found = refined(evolution, sparse, begun=state).tensors
+        assert all(torch.equal(found[name], value) for name, value in whole.items())
 
 
 def test_time_makes_refining_shorter(evolution: Evolution, sparse: Sparse) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,15 @@ from spqtools.evolve.sums import Sums
 from spqtools.memory import bits_of, digest_of
 from spqtools.search.goal import Options, Trial
 from spqtools.search.placings import Placing
+from spqtools.training.state import State, inside, under
 
-_FORMAT = "7"
+_FORMAT = "8"
 # The part that the student of a cycle on its way plays.
 _BEGUN = "begun"
 _PLACED = "placed"
 _SUMS = "sums"
 _FITS = "fits"
+_TRAINING = "training"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Checkpoint:
         Layers on levels, see `Placings`.
     sums : dict of str to Sums
         What gradients have added up to, see `Sensing`.
+    training : dict of str to Tensor or None
+        The training that was on its way.
     """
 
     trials: list[Trial]
@@ -52,6 +55,7 @@ class Checkpoint:
     begun: Begun | None
     placed: dict[Placing, list[bytes]]
     sums: dict[str, Sums]
+    training: State | None
 
 
 def search_digest(evolution: Evolution, options: Options, labels: Tensor | None) -> str:
@@ -82,11 +86,12 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
         students[_BEGUN] = begun.student
         tensors |= {f"{_FITS}/{index}": fit for index, fit in enumerate(begun.fits)}
     for kind, sums in checkpoint.sums.items():
-        named = sums.tensors().items()
-        tensors |= {f"{_SUMS}/{kind}/{name}": tensor for name, tensor in named}
+        tensors |= inside(f"{_SUMS}/{kind}", sums.tensors())
+    if checkpoint.training is not None:
+        tensors |= inside(_TRAINING, checkpoint.training)
     for role, student in students.items():
-        tensors |= {f"{role}/tensor/{name}": value for name, value in student.tensors.items()}
-        tensors |= {f"{role}/keep/{name}": value for name, value in student.keep.items()}
+        tensors |= inside(f"{role}/tensor", student.tensors)
+        tensors |= inside(f"{role}/keep", student.keep)
     for number, layers in enumerate(checkpoint.placed.values()):
         for index, packed in enumerate(layers):
             bytes_of_layer = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
@@ -147,7 +152,7 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
         owner, name = key.split("/", 1)
         groups.setdefault(owner, {})[name] = tensor
     students = {
-        role: Sparse(_under("tensor", groups[role]), _under("keep", groups[role]), *traits)
+        role: Sparse(under("tensor", groups[role]), under("keep", groups[role]), *traits)
         for role, traits in saved["students"].items()
     }
     begun = None
@@ -157,18 +162,9 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
         evaluations, opening, share, goals = saved["begun"]
         begun = Begun(students.pop(_BEGUN), evaluations, opening, share, goals, in_order)
     sums = {
-        kind: Sums.from_tensors(student, done, _under(kind, groups[_SUMS]))
+        kind: Sums.from_tensors(student, done, under(kind, groups[_SUMS]))
         for kind, (student, done) in saved["sums"].items()
     }
     trials = [Trial(*trial) for trial in saved["trials"]]
-    return Checkpoint(trials, saved["evaluations"], students, begun, placed, sums)
-
-
-def _under(folder: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a folder, without it."""
-    prefix = f"{folder}/"
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    training = groups.get(_TRAINING)
+    return Checkpoint(trials, saved["evaluations"], students, begun, placed, sums, training)

@@ -1,7 +1,7 @@
 """From a teacher to a few levels and many zeros: the outer search."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -35,6 +35,7 @@ from spqtools.search.landing import TICKS, Found, Landing, OnPoint, Rung, by_sha
 from spqtools.search.outcome import Compressed, FileBytes, no_such_file
 from spqtools.training.recover import recover
 from spqtools.training.refine import refine
+from spqtools.training.state import State
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,9 @@ def compress(
     file_bytes : callable
         Size of the file that a state becomes.
     checkpoint : Path, optional
-        Where the search leaves its state after each cycle and, in long ones and while levels are
-        placed, on the way; if the file exists, the search goes on from it and ends with the same
-        result.
+        Where the search leaves its state after each cycle and, in long ones, while levels are
+        placed and in a training, on the way; if the file exists, the search goes on from it and
+        ends with the same result.
     on_point : callable, optional
         Hears of every student on levels; with it, each cycle's student is put on levels, and
         further ones beyond the goal. The result is the same.
@@ -194,6 +195,7 @@ class _Search:
         self._before = Rung(evolution.start())
         self._beyond: Rung | None = None
         self._begun: Begun | None = None
+        self._training: State | None = None
 
     @property
     def done(self) -> int:
@@ -300,6 +302,8 @@ class _Search:
             seed=options.seed,
             fitness=self._evolution.fitness,
             varies=lessons.varies,
+            begun=self._training,
+            after_step=self._hear_training,
         )
         divergence = self._evolution.measure(found.tensors)
         point = Point(0.0, file_bytes(found.tensors), divergence, None)
@@ -320,6 +324,8 @@ class _Search:
             seed=self._options.seed,
             fitness=self._evolution.fitness,
             varies=lessons.varies,
+            begun=self._training,
+            after_step=self._hear_training,
         )
         student = self._before.student
         if self._evolution.measure(found.tensors) < self._evolution.measure(student.tensors):
@@ -362,6 +368,7 @@ class _Search:
         self._begun = saved.begun
         self._landing.placings.packed = saved.placed
         self._evolution.sensing.sums = saved.sums
+        self._training = saved.training
 
     def save(self) -> None:
         """Leave what `restore` needs, once there is anything."""
@@ -374,13 +381,26 @@ class _Search:
             students["beyond"] = self._beyond.student
         evaluations = (self._begun or self._evolution).evaluations
         sums = self._evolution.sensing.sums
-        checkpoint = Checkpoint(self._trials, evaluations, students, self._begun, placed, sums)
+        checkpoint = Checkpoint(
+            self._trials, evaluations, students, self._begun, placed, sums, self._training
+        )
         write_checkpoint(self._checkpoint, checkpoint, self._digest)
         self._saved = time.monotonic()
         self._saving = self._saved - started
 
+    @property
+    def _is_time_to_save(self) -> bool:
+        waited = time.monotonic() - self._saved
+        return waited >= max(_SAVING_SECONDS, _SAVING_RATIO * self._saving)
+
     def _save_sometimes(self) -> None:
-        if time.monotonic() - self._saved >= max(_SAVING_SECONDS, _SAVING_RATIO * self._saving):
+        if self._is_time_to_save:
+            self.save()
+
+    def _hear_training(self, share: float, state: Callable[[], State]) -> None:
+        """Leave a training's state now and then, and at its end, as levels may come next."""
+        if self._checkpoint is not None and (share >= 1.0 or self._is_time_to_save):
+            self._training = state()
             self.save()
 
     def _refuse_hopeless_size(self) -> None:

@@ -28,7 +28,7 @@ class Budget:
         empty = {name: torch.zeros_like(tensors[name]) for name in pupil.names}
         self._overhead = file_bytes(tensors | empty)
         # What the foresight says of the bits that weights really take.
-        self._foreseen = 1.0
+        self.foreseen = 1.0
 
     def allows(self, tensors: Mapping[str, Tensor], room: float = 0.0) -> bool:
         """Tell whether the file fits and leaves a share of the size free."""
@@ -54,7 +54,7 @@ class Budget:
 
     def _compare(self) -> None:
         taken = self._file_bytes(self._pupil.tensors()) - self._overhead
-        self._foreseen = self._pupil.bits / (8.0 * max(taken, 1))
+        self.foreseen = self._pupil.bits / (8.0 * max(taken, 1))
 
     def _goal(self, aim: float) -> float:
-        return aim * self._foreseen * 8.0 * max(self._target - self._overhead, 0)
+        return aim * self.foreseen * 8.0 * max(self._target - self._overhead, 0)

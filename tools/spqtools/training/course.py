@@ -1,14 +1,18 @@
 """How long a training is, and the samples that it goes through."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from spqformat import Reason, SpqError
 from spqtools.evolve.divergence import Divergence, Fitness
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.student import Student
+from spqtools.memory import bits_of
 from spqtools.training.pupil import Pupil
+from spqtools.training.state import State, number
 from spqtools.training.variants import vary
 
 DEFAULT_SECONDS = 600.0
@@ -44,7 +48,8 @@ class Plan:
         self.batch = min(batch, samples - self.held_out)
         self.steps = min(max(visits // batch, _LEAST_STEPS), _MOST_STEPS)
         self.is_cut = False
-        self._done, self._share = 0, 0.0
+        self.share = 0.0
+        self._done = 0
         self._clock, self._start, self._seconds = clock, clock(), seconds
         self._first = self._start
 
@@ -61,8 +66,25 @@ class Plan:
             pace = max(now - self._first, 1e-9) / (self._done - 1)
             if rest < pace * left:
                 left, self.is_cut = max(int(rest / pace), 1), True
-        self._share += (1.0 - self._share) / left
-        return self._share
+        self.share += (1.0 - self.share) / left
+        return self.share
+
+    def state(self) -> State:
+        """Return what `restore` needs."""
+        return {
+            "done": number(self._done),
+            "share": number(self.share),
+            "is_cut": number(self.is_cut),
+            "elapsed": number(self._clock() - self._start),
+            "before_second": number(self._first - self._start),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from where a training was killed; the time since then does not count."""
+        self._done, self.share = int(state["done"]), float(state["share"])
+        self.is_cut = bool(state["is_cut"])
+        self._start = self._clock() - float(state["elapsed"])
+        self._first = self._start + float(state["before_second"])
 
 
 class Course:
@@ -88,6 +110,32 @@ class Course:
             answers = [self._run(student.original, rows) for rows in batches]
         self._answers = [torch.cat(parts) for parts in zip(*answers, strict=True)]
         self._divergence = Divergence([self._answers], fitness)
+
+    def state(self) -> State:
+        """Return what `restore` needs."""
+        return {"lesson": number(self._lesson), "inputs": self._digest()}
+
+    def restore(self, state: State) -> None:
+        """Go on from where a training on the same inputs was killed.
+
+        Raises
+        ------
+        SpqError
+            `bad_checkpoint` when it was on others.
+        """
+        if not torch.equal(state["inputs"], self._digest()):
+            raise SpqError(
+                Reason.BAD_CHECKPOINT,
+                "the training that was killed learnt from other inputs than --recover names; "
+                "delete the checkpoint or leave out --resume",
+            )
+        self._lesson = int(state["lesson"])
+
+    def _digest(self) -> Tensor:
+        digest = hashlib.sha256()
+        for tensor in self._inputs:
+            digest.update(bits_of(tensor))
+        return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
     def shuffled(self, epoch: int) -> tuple[Tensor, ...]:
         """Return an epoch's batches; a last one that is not full is left out."""

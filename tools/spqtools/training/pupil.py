@@ -13,6 +13,7 @@ from spqtools.evolve.rng import Draws
 from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Layer, Student
 from spqtools.levels.alternatives import entropy_constrained
+from spqtools.training.state import State, inside, number, under
 
 # What a level is foreseen to take as long as there are none.
 _FORESEEN_LEVEL_BITS = 2.0
@@ -147,7 +148,35 @@ class Pupil:
         """Put the weights of each layer on at most so many levels besides zero."""
         for layer in self._layers:
             levels = layer.place(self._price, max_levels)
-            self._optimiser.add_param_group({"params": [levels], "scale": layer.scale})
+            self._learn_levels(layer, levels)
+
+    def state(self) -> State:
+        """Return what `restore` needs."""
+        state = {"steps": number(self._steps), "price": number(self._price)}
+        for index, layer in enumerate(self._layers):
+            state |= inside(f"layer/{index}", layer.state())
+        for index, tensor in enumerate(self._learning()):
+            state |= inside(f"adam/{index}", self._optimiser.state.get(tensor, {}))
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    def restore(self, state: State) -> None:
+        """Become the pupil that left a state; it began as this one did."""
+        self._steps, self._price = int(state["steps"]), float(state["price"])
+        state = {name: tensor.clone() for name, tensor in state.items()}
+        for index, layer in enumerate(self._layers):
+            levels = layer.restore(under(f"layer/{index}", state))
+            if levels is not None:
+                self._learn_levels(layer, levels)
+        for index, tensor in enumerate(self._learning()):
+            if known := under(f"adam/{index}", state):
+                self._optimiser.state[tensor] = known
+
+    def _learning(self) -> list[Tensor]:
+        """Return all tensors that the optimiser moves, in its order."""
+        return [tensor for group in self._optimiser.param_groups for tensor in group["params"]]
+
+    def _learn_levels(self, layer: "_LayerWeights", levels: Tensor) -> None:
+        self._optimiser.add_param_group({"params": [levels], "scale": layer.scale})
 
 
 class _LayerWeights:
@@ -166,6 +195,29 @@ class _LayerWeights:
         self._levels: Tensor | None = None
         self._places = self._chosen = torch.zeros(0, dtype=torch.int64)
         self._bias_step = 0.0
+
+    def state(self) -> State:
+        """Return what `restore` needs."""
+        real = {f"real/{index}": tensor for index, tensor in enumerate(self.real)}
+        state = {**real, "keep": self.keep, "curvature": self._curvature}
+        if self._levels is not None:
+            state |= {"levels": self._levels, "chosen": self._chosen}
+        return {**state, "bias_step": number(self._bias_step)}
+
+    def restore(self, state: State) -> Tensor | None:
+        """Become the layer that left a state; return its levels, if there are some."""
+        for index, tensor in enumerate(self.real):
+            # The optimiser knows these tensors.
+            tensor.copy_(state[f"real/{index}"])
+        self.keep, self._curvature = state["keep"], state["curvature"]
+        self._bias_step = float(state["bias_step"])
+        self._levels = state.get("levels")
+        if self._levels is not None:
+            self._places, self._chosen = self._kept_places(), state["chosen"]
+        return self._levels
+
+    def _kept_places(self) -> Tensor:
+        return self.keep.flatten().nonzero()[:, 0]
 
     @property
     def _has_bias(self) -> Tensor:
@@ -234,7 +286,7 @@ class _LayerWeights:
         """Put each kept weight on the nearest level, once there are levels."""
         if self._levels is None:
             return
-        self._places = self.keep.flatten().nonzero()[:, 0]
+        self._places = self._kept_places()
         weights = self.real[0].flatten()[self._places]
         self._chosen = (weights[:, None] - _stored(self._levels)).abs().argmin(1)
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from spqtools.evolve.divergence import Fitness
 from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Student
-from spqtools.progress import Progress
+from spqtools.progress import Progress, Tick
 from spqtools.training.budget import FALLING, Budget, TensorBytes
 from spqtools.training.course import DEFAULT_SECONDS, TICKS, Course, Plan
 from spqtools.training.pupil import Pupil
+from spqtools.training.state import AfterStep, State, inside, nobody, number, under
 
 # Samples that are never learnt from: they tell which of the last students is the best.
 _HELD_OUT_SHARE = 0.125
@@ -65,6 +66,8 @@ def recover(
     seed: int = 0,
     fitness: Fitness | None = None,
     varies: bool = False,
+    begun: State | None = None,
+    after_step: AfterStep = nobody,
     clock: Callable[[], float] = time.monotonic,
 ) -> Recovered:
     """Train a sparse student on the teacher's outputs, down to a file size and onto levels.
@@ -101,6 +104,10 @@ def recover(
     varies : bool
         Whether the only input is images of which the student sees another variant each time, see
         `vary`; those that are held out stay as they are.
+    begun : dict of str to Tensor, optional
+        The state of the same training where it was killed; it goes on from there.
+    after_step : AfterStep
+        Hears of each step.
     clock : Callable[[], float]
         Seconds, monotonic.
 
@@ -116,48 +123,105 @@ def recover(
     plan = Plan(student, samples, seconds, clock, held_out)
     course = Course(student, inputs, plan, seed, fitness, varies)
     pupil = Pupil(student, sparse, seed)
-    budget = Budget(pupil, target_bytes, file_bytes)
-    best = Recovered({}, inf, False)
-    least, waited = (True, inf), 0
+    training = _Training(plan, course, pupil, Budget(pupil, target_bytes, file_bytes), max_levels)
+    if begun is not None:
+        training.restore(begun)
+    with progress.stage("recover", TICKS, int(plan.share * TICKS)) as tick:
+        training.run(len(student.layers) ** -0.5, tick, after_step)
+    return replace(training.best, is_cut=plan.is_cut)
 
-    def examine() -> None:
-        """Keep the present student if it is the best so far."""
-        nonlocal best, least, waited
-        found = pupil.tensors()
-        divergence = course.examine(found)
-        rank = not budget.allows(found), divergence
-        waited += 1
-        if not best.tensors or rank < least:
-            best, least, waited = Recovered(found, divergence, False), rank, 0
 
-    scale = len(student.layers) ** -0.5
-    share, next_choice, has_levels, is_fixed = 0.0, 1.0 / _CHOICES, False, False
-    with progress.stage("recover", TICKS) as tick:
-        for epoch in range(plan.steps):
-            for places in course.shuffled(epoch):
-                course.teach(pupil, places, scale * _rate(share), moving=not is_fixed)
-                before, share = share, plan.advance()
-                tick(int(share * TICKS) - int(before * TICKS))
-                if share >= FALLING and not has_levels:
-                    pupil.place_levels(max_levels)
-                    has_levels = True
-                if share >= _MOVING and not is_fixed:
-                    budget.fit(_ROOM)
-                    examine()
-                    is_fixed = True
-                elif share >= next_choice and not is_fixed:
-                    budget.choose(share)
-                    next_choice = share + 1.0 / _CHOICES
-                if share >= 1.0:
+class _Training:
+    """A training down to a size, and how far it has come."""
+
+    def __init__(
+        self, plan: Plan, course: Course, pupil: Pupil, budget: Budget, max_levels: int
+    ) -> None:
+        self._plan, self._course, self._pupil, self._budget = plan, course, pupil, budget
+        self._max_levels = max_levels
+        self._epoch, self._batch = 0, 0
+        self._next_choice = 1.0 / _CHOICES
+        self._has_levels, self._is_fixed = False, False
+        self._best_exceeds, self._waited = True, 0
+        self.best = Recovered({}, inf, False)
+
+    def run(self, scale: float, tick: Tick, after_step: AfterStep) -> None:
+        """Take the steps that are left, with rates in units of a scale."""
+        plan = self._plan
+        while self._epoch < plan.steps and self._waited < _PATIENCE:
+            for places in self._course.shuffled(self._epoch)[self._batch :]:
+                if plan.share >= 1.0:
                     break
-            if is_fixed:
-                examine()
-            if share >= 1.0 or waited >= _PATIENCE:
+                before, rate = plan.share, scale * _rate(plan.share)
+                self._course.teach(self._pupil, places, rate, moving=not self._is_fixed)
+                self._batch += 1
+                self._reach(plan.advance())
+                tick(int(plan.share * TICKS) - int(before * TICKS))
+                after_step(plan.share, self.state)
+            if self._is_fixed:
+                self._examine()
+            if plan.share >= 1.0:
                 break
-        if least[0]:
-            budget.fit(0.0)
-            examine()
-    return replace(best, is_cut=plan.is_cut)
+            self._epoch, self._batch = self._epoch + 1, 0
+        if self._best_exceeds:
+            self._budget.fit(0.0)
+            self._examine()
+
+    def _reach(self, share: float) -> None:
+        """Place levels, choose what stays or end the choosing, as it comes at a share."""
+        if share >= FALLING and not self._has_levels:
+            self._pupil.place_levels(self._max_levels)
+            self._has_levels = True
+        if share >= _MOVING and not self._is_fixed:
+            self._budget.fit(_ROOM)
+            self._examine()
+            self._is_fixed = True
+        elif share >= self._next_choice and not self._is_fixed:
+            self._budget.choose(share)
+            self._next_choice = share + 1.0 / _CHOICES
+
+    def _examine(self) -> None:
+        """Keep the present student if it is the best so far."""
+        found = self._pupil.tensors()
+        exceeds, divergence = not self._budget.allows(found), self._course.examine(found)
+        self._waited += 1
+        least = self._best_exceeds, self.best.divergence
+        if not self.best.tensors or (exceeds, divergence) < least:
+            self.best = Recovered(found, divergence, False)
+            self._best_exceeds, self._waited = exceeds, 0
+
+    def state(self) -> State:
+        """Return what `restore` needs."""
+        reached = {
+            "epoch": number(self._epoch),
+            "batch": number(self._batch),
+            "next_choice": number(self._next_choice),
+            "has_levels": number(self._has_levels),
+            "is_fixed": number(self._is_fixed),
+            "best_exceeds": number(self._best_exceeds),
+            "waited": number(self._waited),
+            "divergence": number(self.best.divergence),
+            "foreseen": number(self._budget.foreseen),
+        }
+        return {
+            **reached,
+            **inside("plan", self._plan.state()),
+            **inside("course", self._course.state()),
+            **inside("pupil", self._pupil.state()),
+            **inside("best", self.best.tensors),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from where a training was killed."""
+        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
+        self._next_choice = float(state["next_choice"])
+        self._has_levels, self._is_fixed = bool(state["has_levels"]), bool(state["is_fixed"])
+        self._best_exceeds, self._waited = bool(state["best_exceeds"]), int(state["waited"])
+        self.best = Recovered(under("best", state), float(state["divergence"]), False)
+        self._budget.foreseen = float(state["foreseen"])
+        self._plan.restore(under("plan", state))
+        self._course.restore(under("course", state))
+        self._pupil.restore(under("pupil", state))
 
 
 def _rate(share: float) -> float:

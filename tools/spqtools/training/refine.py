@@ -13,6 +13,7 @@ from spqtools.evolve.student import Student
 from spqtools.progress import Progress
 from spqtools.training.course import DEFAULT_SECONDS, TICKS, Course, Plan
 from spqtools.training.pupil import Pupil
+from spqtools.training.state import AfterStep, State, inside, nobody, number, under
 
 # In units of each layer's root mean squared weight, for a network of one layer: tiny-YOLOv3 at 90 %
 # zeros, 1,200 variants of 96 images, came from 2.00 to 1.75 on other images.
@@ -45,13 +46,15 @@ def refine(
     seed: int = 0,
     fitness: Fitness | None = None,
     varies: bool = False,
+    begun: State | None = None,
+    after_step: AfterStep = nobody,
     clock: Callable[[], float] = time.monotonic,
 ) -> Refined:
     """Train a sparse student on the teacher's outputs where its zeros are to stay as they are.
 
     Parameters
     ----------
-    student, sparse, inputs, progress, seconds, seed, fitness, varies, clock
+    student, sparse, inputs, progress, seconds, seed, fitness, varies, begun, after_step, clock
         See `recover`.
 
     Returns
@@ -64,14 +67,31 @@ def refine(
     course = Course(student, inputs, plan, seed, fitness, varies)
     pupil = Pupil(student, sparse, seed, chooses=False)
     scale = _RATE * len(student.layers) ** -0.5
-    share, epoch = 0.0, 0
-    with progress.stage("recover", TICKS) as tick:
-        while share < 1.0:
-            for places in course.shuffled(epoch):
-                course.teach(pupil, places, scale * (1 + cos(pi * share)) / 2, moving=True)
-                before, share = share, plan.advance()
-                tick(int(share * TICKS) - int(before * TICKS))
-                if share >= 1.0:
+    epoch, batch = 0, 0
+    if begun is not None:
+        epoch, batch = int(begun["epoch"]), int(begun["batch"])
+        plan.restore(under("plan", begun))
+        course.restore(under("course", begun))
+        pupil.restore(under("pupil", begun))
+
+    def state() -> State:
+        return {
+            "epoch": number(epoch),
+            "batch": number(batch),
+            **inside("plan", plan.state()),
+            **inside("course", course.state()),
+            **inside("pupil", pupil.state()),
+        }
+
+    with progress.stage("recover", TICKS, int(plan.share * TICKS)) as tick:
+        while plan.share < 1.0:
+            for places in course.shuffled(epoch)[batch:]:
+                before, rate = plan.share, scale * (1 + cos(pi * plan.share)) / 2
+                course.teach(pupil, places, rate, moving=True)
+                batch += 1
+                tick(int(plan.advance() * TICKS) - int(before * TICKS))
+                after_step(plan.share, state)
+                if plan.share >= 1.0:
                     break
-            epoch += 1
+            epoch, batch = epoch + 1, 0
     return Refined(pupil.tensors(), plan.is_cut)
