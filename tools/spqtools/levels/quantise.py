@@ -1,6 +1,7 @@
 """Few levels for many weights: which weight of a layer takes which."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import log, log2
 
 import numpy as np
@@ -15,6 +16,7 @@ from spqtools.evolve.student import Layer
 from spqtools.levels.alternatives import Levels, alternatives, assign, codebook_bits, rounded
 from spqtools.levels.descent import descend
 from spqtools.levels.level_image import level_image
+from spqtools.threads import side_by_side
 
 # Rounds of assignment and placement, and passes over each row in a round.
 _ROUNDS = 4
@@ -23,6 +25,9 @@ _SWEEPS = 6
 _DAMPING = 1e-2
 # Alternatives that are carried out in a layer of more weights than that; in others, all.
 _TRIED, _MANY_WEIGHTS = 2, 1 << 20
+# In units of the least promise. In 116 placings of layers of three trained networks one winner had
+# promised 2.03 times as much, all others 1.7 at most.
+_HOPELESS = 2.0
 # Those whose levels have no pattern to keep.
 _MOVING = ("entropy-constrained", "k-means", "ternary")
 # Half a pseudo-count keeps empty rows, columns and levels at a finite price.
@@ -46,8 +51,9 @@ def quantise_layer(
 ) -> tuple[Tensor, Tensor | None]:
     """Return a layer's weights on their levels, and the bias that goes with them.
 
-    The alternatives in `levels` are carried out, in a large layer the two that promise the least
-    error and rate, and the one that has it is returned.
+    The alternatives in `levels` are carried out side by side, in a large layer the two that promise
+    the least error and rate, and the one that has it is returned. One that promises far more than
+    another is left out.
 
     Two steps take turns. Assignment: each weight moves to the level, or to zero, of the least
     error and rate on the layer's real inputs while all others are held, so that later weights make
@@ -109,11 +115,13 @@ def quantise_layer(
         return torch.zeros_like(weight), bias
     named = sorted(promises, key=lambda name: promises[name])
     named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
+    hopeless = _HOPELESS * promises[named[0]]
     worth = curvature * weight.double().square()
-    tried = [
-        task.settle(candidates[name], keep, worth, bit_price, moving=name in _MOVING)
+    tried = side_by_side(
+        partial(task.settle, candidates[name], keep, worth, bit_price, moving=name in _MOVING)
         for name in named
-    ]
+        if promises[name] <= hopeless
+    )
     _, best = min(tried, key=lambda one: one[0])
     return without_constant(best, bias)
 
@@ -134,7 +142,7 @@ def _promise(
 
 
 class _Task:
-    """The quadratic problem of one layer and the weights that are being put on levels."""
+    """The quadratic problem of one layer."""
 
     def __init__(
         self,
@@ -145,22 +153,22 @@ class _Task:
         bias: Tensor | None,
         may_zero: bool,
     ) -> None:
-        self._layer = layer
-        self._may_zero = may_zero
-        self._couplings = couplings
-        self._blocks = layer.blocks()
+        self.layer = layer
+        self.may_zero = may_zero
+        self.couplings = couplings
+        self.blocks = layer.blocks()
         hessian = moments.inputs.clone()
         diagonal = hessian.diagonal(dim1=1, dim2=2)
         diagonal.add_(_DAMPING * diagonal.mean(1, keepdim=True) + 1e-30)
-        self._hessian = hessian
+        self.hessian = hessian
         self.diagonal = diagonal.repeat_interleave(layer.rows // layer.groups, dim=0)
-        self._start = with_constant(weight, bias).contiguous()
+        self.start = with_constant(weight, bias).contiguous()
         # The damping pulls towards the weights given, where it has no gradient.
-        plain = self._times(self._start, moments.inputs)
-        image = self._times(self._start, hessian)
+        plain = self._times(self.start, moments.inputs)
+        image = self._times(self.start, hessian)
         targets = moments.targets.transpose(1, 2) + (image - plain)
-        self._start_gradient = (image - targets).flatten(0, 1)
-        self._targets = targets.flatten(0, 1)
+        self.start_gradient = (image - targets).flatten(0, 1)
+        self.targets = targets.flatten(0, 1)
 
     def settle(
         self, levels: Levels, keep: Tensor, worth: Tensor, bit_price: float, *, moving: bool
@@ -169,59 +177,61 @@ class _Task:
 
         `worth` is the error that a zero would make; `moving` levels are placed anew.
         """
-        self._weights, self._gradient = self._start.clone(), self._start_gradient.clone()
+        attempt = _Attempt(self)
         mask = keep
-        if self._may_zero:
+        if self.may_zero:
             typical = log2(len(levels.values) + 1)
             for _ in range(_ROUNDS):
                 mask = keep & (worth > bit_price * (_place_bits(mask) + typical))
         for round_number in range(_ROUNDS + 1):
-            chosen = self.assign(levels, bit_price, torch.where(keep, _place_bits(mask), torch.inf))
+            place_bits = torch.where(keep, _place_bits(mask), torch.inf)
+            chosen = attempt.assign(levels, bit_price, place_bits)
             mask = chosen >= 0
             if round_number == _ROUNDS or not bool(mask.any()):
                 break
             if moving:
-                levels = self.place(chosen, levels)
+                levels = attempt.place(chosen, levels)
             else:
                 levels = Levels(levels.values, _level_bits(chosen, len(levels.values)).numpy())
-        return self._error() + bit_price * self._rate(chosen, levels), self._weights
+        return attempt.error() + bit_price * _rate(chosen, levels), attempt.weights
 
-    def _error(self) -> float:
-        """Return the divergence of the present weights, up to a constant."""
-        coupled = self._coupled((self._gradient - self._targets).double())
-        return float(0.5 * (coupled * self._weights).sum())
-
-    def _coupled(self, matrix: Tensor) -> Tensor:
+    def coupled(self, matrix: Tensor) -> Tensor:
         """Return the couplings times a matrix of all rows."""
-        pairs = zip(self._couplings, self._blocks, strict=True)
+        pairs = zip(self.couplings, self.blocks, strict=True)
         return torch.cat([block.to(matrix.dtype) @ matrix[rows] for block, (_, rows) in pairs])
 
-    def _rate(self, chosen: Tensor, levels: Levels) -> float:
-        """Return the bits of mask, levels and codebook."""
-        mask = chosen >= 0
-        if not bool(mask.any()):
-            return 0.0
-        used = torch.bincount(chosen[mask].long(), minlength=len(levels.values))
-        bits = float((used * _level_bits(chosen, len(levels.values))).sum())
-        odds = _place_bits(mask).double() * log(2.0)
-        places = torch.where(mask, F.softplus(odds), F.softplus(-odds)).sum() / log(2.0)
-        return bits + float(places) + codebook_bits(levels)
+    def _times(self, matrix: Tensor, hessian: Tensor) -> Tensor:
+        return by_group(self.layer, matrix) @ hessian
+
+
+class _Attempt:
+    """The weights of a layer while they are being put on levels of one kind."""
+
+    def __init__(self, task: _Task) -> None:
+        self._task = task
+        self.weights, self._gradient = task.start.clone(), task.start_gradient.clone()
+
+    def error(self) -> float:
+        """Return the divergence of the present weights, up to a constant."""
+        coupled = self._task.coupled((self._gradient - self._task.targets).double())
+        return float(0.5 * (coupled * self.weights).sum())
 
     def assign(self, levels: Levels, bit_price: float, place_bits: Tensor) -> Tensor:
         """Move all weights to levels; returns the level of each, -1 for zero."""
-        chosen = torch.empty(self._layer.rows, self._layer.columns, dtype=torch.int16)
+        task = self._task
+        chosen = torch.empty(task.layer.rows, task.layer.columns, dtype=torch.int16)
         costs = (bit_price * place_bits).float().numpy()
 
-        for coupling, (group, rows) in zip(self._couplings, self._blocks, strict=True):
+        for coupling, (group, rows) in zip(task.couplings, task.blocks, strict=True):
             descend(
-                self._hessian[group].numpy(),
+                task.hessian[group].numpy(),
                 coupling.numpy(),
                 levels.values.astype(np.float32),
                 bit_price * levels.bits,
                 costs[rows],
-                self._may_zero,
+                task.may_zero,
                 _SWEEPS,
-                self._weights[rows].numpy(),
+                self.weights[rows].numpy(),
                 self._gradient[rows].numpy(),
                 chosen[rows].numpy(),
                 np.empty(len(coupling)),
@@ -231,19 +241,20 @@ class _Task:
 
     def place(self, chosen: Tensor, levels: Levels) -> Levels:
         """Move all levels to where the error is least, given who is on which."""
-        count, columns = len(levels.values), self._layer.columns
+        task = self._task
+        count, columns = len(levels.values), task.layer.columns
         places = (chosen >= 0).nonzero(as_tuple=True)
         owners = chosen[places].numpy()
         used = np.flatnonzero(np.bincount(owners, minlength=count))
 
         def by_level(matrix: Tensor) -> NDArray[np.float64]:
             """Return the sum of what the coupling makes of a matrix, over the places of a level."""
-            values = self._coupled(matrix)[places].double().numpy()
+            values = task.coupled(matrix)[places].double().numpy()
             sums = np.bincount(owners, weights=values).astype(np.float64, copy=False)
             return sums[used]
 
-        free = by_group(self._layer, self._weights[:, columns:])
-        wanted = self._targets - (free @ self._hessian[:, columns:]).flatten(0, 1)
+        free = by_group(task.layer, self.weights[:, columns:])
+        wanted = task.targets - (free @ task.hessian[:, columns:]).flatten(0, 1)
         right = by_level(wanted)
         matrix = np.stack([by_level(self._image(chosen, int(level))) for level in used])
         matrix = (matrix + matrix.T) / 2
@@ -254,14 +265,23 @@ class _Task:
 
     def _image(self, chosen: Tensor, level: int) -> Tensor:
         """Return the places of a level times the Hessian."""
-        image = torch.empty_like(self._weights)
-        for group, rows in self._blocks:
-            hessian = self._hessian[group].numpy()
+        image = torch.empty_like(self.weights)
+        for group, rows in self._task.blocks:
+            hessian = self._task.hessian[group].numpy()
             level_image(hessian, chosen[rows].numpy(), level, image[rows].numpy())
         return image
 
-    def _times(self, matrix: Tensor, hessian: Tensor) -> Tensor:
-        return by_group(self._layer, matrix) @ hessian
+
+def _rate(chosen: Tensor, levels: Levels) -> float:
+    """Return the bits of mask, levels and codebook."""
+    mask = chosen >= 0
+    if not bool(mask.any()):
+        return 0.0
+    used = torch.bincount(chosen[mask].long(), minlength=len(levels.values))
+    bits = float((used * _level_bits(chosen, len(levels.values))).sum())
+    odds = _place_bits(mask).double() * log(2.0)
+    places = torch.where(mask, F.softplus(odds), F.softplus(-odds)).sum() / log(2.0)
+    return bits + float(places) + codebook_bits(levels)
 
 
 def _place_bits(mask: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+"""Does pieces of work side by side, one thread for each."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+R = TypeVar("R")
+
+
+def side_by_side(jobs: Iterable[Callable[[], R]]) -> list[R]:
+    """Do jobs on as many threads as PyTorch has, and return their results in order.
+
+    PyTorch itself has one thread in each job, so that results do not depend on how many there are.
+    A job that is alone has them all.
+
+    Parameters
+    ----------
+    jobs : iterable of callable
+        What is to be done, the longest jobs first.
+    """
+    first, *others = jobs
+    if not others:
+        return [first()]
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(lambda job: job(), [first, *others]))
+    finally:
+        # What a thread sets holds for those that are yet to come, too.
+        torch.set_num_threads(threads)
