@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -97,7 +97,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
             bytes_of_layer = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
             tensors[f"{_PLACED}/{number}/{index}"] = bytes_of_layer
     search = {
-        "trials": [[trial.density, trial.beyond] for trial in checkpoint.trials],
+        "trials": [[*astuple(trial)] for trial in checkpoint.trials],
         "evaluations": checkpoint.evaluations,
         "students": {
             role: [student.tilt, student.zero_cost, student.credit]

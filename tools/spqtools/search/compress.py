@@ -71,6 +71,10 @@ _TRUSTED_SHARE = 0.25
 # Survivors cost more than this in all files of tests/bench/RESULTS.md, so larger students are not
 # encoded.
 _LEAST_BITS_PER_SURVIVOR = 2.0
+# Nor are those that would take this share of the size at the bits that each survivor took in a
+# student of more of them: the fewer they are, the more bits each takes. LeNet-5's take 5.2 where a
+# quarter is kept, and 7.1 where a fifteenth is.
+_SURELY_LARGER = 1.1
 # A student that would fit at so many bits for each survivor can leave the rest to training, which
 # wins back what levels cost but zeroes worse than evolution and compensation do.
 _MOST_BITS_PER_SURVIVOR = 6.0
@@ -437,14 +441,26 @@ class _Search:
         if self._options.sparsity is not None:
             return Trial(density, beyond=False)
         if goal.target_bytes is not None:
-            if student.kept * _LEAST_BITS_PER_SURVIVOR / 8 > goal.target_bytes:
+            if self._is_surely_larger(student.kept, density, goal.target_bytes):
                 return Trial(density, beyond=False)
-            return Trial(density, beyond=goal.share(self._landing.own(rung).point) <= 1.0)
+            share = goal.share(self._landing.own(rung).point)
+            return Trial(density, share <= 1.0, share)
         if goal.max_divergence is not None:
             share = self._evolution.measure(student.tensors) / goal.max_divergence
             if not _TRUSTED_SHARE < share <= 1.0:
                 return Trial(density, beyond=share > 1.0)
         return Trial(density, beyond=goal.share(self._landing.own(rung).point) > 1.0)
+
+    def _is_surely_larger(self, kept: int, density: float, target_bytes: int) -> bool:
+        """Tell whether a student takes more than a size, without putting it on levels."""
+        if kept * _LEAST_BITS_PER_SURVIVOR / 8 > target_bytes:
+            return True
+        foreseen = (
+            trial.share * density / trial.density
+            for trial in self._trials
+            if trial.share is not None and trial.density > density
+        )
+        return min(foreseen, default=0.0) > _SURELY_LARGER
 
 
 @contextmanager

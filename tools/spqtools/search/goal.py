@@ -202,10 +202,13 @@ class Trial:
         Share of weights kept.
     beyond : bool
         Whether the goal lies at a higher density: quality is lost, or the size is reached.
+    share : float or None
+        Of the size that is allowed, what the student takes, where it was put on levels to tell.
     """
 
     density: float
     beyond: bool
+    share: float | None = None
 
 
 def next_density(

@@ -194,15 +194,15 @@ class Landing:
         """Put a student on levels at prices that come nearer to the goal; return the best.
 
         The teacher and students with weights to spare have a price of about nothing; theirs counts
-        as `least`. Where a layer takes another kind of levels, the size jumps. If a first landing
-        has ended beside such a jump, a price to `start` with says that one kind is to serve all
-        layers.
+        as `least`. Where a layer takes another kind of levels, or begins with more or fewer of
+        them, the size jumps. If a first landing has ended beside such a jump, one kind serves all
+        layers, and begins with the levels of the price to `start` with.
         """
-        goal, methods = self._goal, None if start is None else _ONE_KIND
+        goal = self._goal
         if start is None:
             best = self.own(rung, tick)
         else:
-            best = self._put(rung.student, start, tick, methods)
+            best = self._put(rung.student, start, tick, start)
         if self._options.sparsity is not None:
             return best
         tried = [(best.point.bit_price, goal.share(best.point))]
@@ -212,7 +212,7 @@ class Landing:
             if not self._deadline.allows("quantise"):
                 self.is_cut = True
                 break
-            found = self._put(rung.student, bit_price, tick, methods)
+            found = self._put(rung.student, bit_price, tick, start)
             tried.append((bit_price, goal.share(found.point)))
             best = self._better(best, found)
         return best
@@ -225,12 +225,15 @@ class Landing:
         student: Sparse,
         bit_price: float,
         tick: Tick | None = None,
-        methods: Sequence[str] | None = None,
+        start: float | None = None,
         model: Mapping[str, Tensor] | None = None,
     ) -> Found:
-        """Put a student on levels, of all kinds by default, near to a model, and measure it."""
+        """Put a student on levels near to a model, and measure it.
+
+        Levels are of all kinds, or of one that begins as at the price to `start` with.
+        """
         with self._deadline.timing("quantise"):
-            tensors = self._on_levels(student, bit_price, tick or _silent, methods, model)
+            tensors = self._on_levels(student, bit_price, tick or _silent, start, model)
             hits, before = self._hits(tensors), self._teacher_hits
             divergence = self._evolution.measure(tensors)
             point = Point(
@@ -249,12 +252,12 @@ class Landing:
         student: Sparse,
         bit_price: float,
         tick: Tick,
-        methods: Sequence[str] | None,
+        start: float | None,
         model: Mapping[str, Tensor] | None,
     ) -> dict[str, Tensor]:
         """Put the survivors on levels and round the biases."""
         evolution, options = self._evolution, self._options
-        placing = Placing(digest_of(student.tensors), f"{bit_price!r} {methods} {model is None}")
+        placing = Placing(digest_of(student.tensors), f"{bit_price!r} {start!r} {model is None}")
         begun = self.placings.of(placing)
         advance = by_share(tick)
 
@@ -270,7 +273,8 @@ class Landing:
             bit_price,
             (1 << (options.bits or _AUTO_BITS)) - 1,
             may_zero=options.sparsity is None,
-            methods=methods,
+            methods=None if start is None else _ONE_KIND,
+            start_price=start,
             begun=begun,
             model=model,
             after_step=hear,

@@ -20,6 +20,8 @@ _AIM = (1.0 + CLOSE) / 2
 # does not tell how far it is. Some prices lead to the same file.
 _STEP = 1.25
 _BLIND_STEP = 2.0
+# Between prices nearer to each other than that the size jumps.
+_JUMP = 1.02
 # A step between two prices goes at least this share of the way, in logarithms.
 _LEAST_SHARE = 0.25
 
@@ -57,7 +59,8 @@ def next_price(tried: Sequence[Attempt], own: float, elasticity: float) -> float
         side = cheap if (share > 1.0) == (elasticity < 0.0) else dear
         side.append((max(bit_price, least), share))
     if cheap and dear:
-        return _between(max(cheap), min(dear))
+        nearest = max(cheap), min(dear)
+        return None if nearest[1][0] / nearest[0][0] < _JUMP else _between(*nearest)
     towards = sorted(cheap) if cheap else sorted(dear, reverse=True)
     bit_price, share = towards[-1]
     factor = _BLIND_STEP
