@@ -1,6 +1,7 @@
 """What a layer keeps, and nothing else, moves to few levels, in the light of its inputs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch import fx, nn
 from spqtools.evolve.compensation import compensate
 from spqtools.evolve.moments import Moments, measure_moments
 from spqtools.evolve.student import Layer, Student
-from spqtools.levels.alternatives import METHODS
+from spqtools.levels import quantise
+from spqtools.levels.alternatives import METHODS, Levels
 from spqtools.levels.quantise import quantise_layer
 
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -141,3 +143,45 @@ def test_weights_that_no_level_is_worth_become_zero() -> None:
     levelled, fitted = quantise_layer(layer, moments, keep, weight, bias, uncoupled(layer), 1e3, 7)
     assert not levelled.any()
     assert fitted is not None
+
+
+@pytest.mark.parametrize(("promise", "settled"), [(1.9, 5), (2.1, 4)])
+def test_an_alternative_that_promises_far_more_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, promise: float, settled: int
+) -> None:
+    """Ternary levels are the only two."""
+    layer, moments, student = moments_of("linear")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
+    settle, seen = quantise._Task.settle, []
+
+    def see(task: quantise._Task, levels: Levels, *rest: Any, **named: Any) -> Any:
+        seen.append(len(levels.values))
+        return settle(task, levels, *rest, **named)
+
+    monkeypatch.setattr(quantise._Task, "settle", see)
+    monkeypatch.setattr(
+        quantise, "_promise", lambda _, __, levels, *___: promise if len(levels.values) == 2 else 1
+    )
+    quantise_layer(layer, moments, keep, weight, bias, uncoupled(layer), 1e-6, 7)
+    assert len(seen) == settled
+    assert (2 in seen) == (settled == 5)
+
+
+def test_levels_have_their_first_places_as_at_another_price() -> None:
+    """A grid stays where it begins: a dear one is coarser."""
+    layer, moments, student = moments_of("linear")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
+
+    def least(bit_price: float, start_price: float | None) -> float:
+        levelled, _ = quantise_layer(
+            *(layer, moments, keep, weight, bias, uncoupled(layer), bit_price, 31),
+            methods=("uniform",),
+            start_price=start_price,
+        )
+        return float(levelled[levelled != 0].abs().min())
+
+    cheap, dear = 1e-7, 1e-3
+    assert least(dear, None) > 2 * least(cheap, None)
+    assert least(cheap, dear) == least(dear, None)

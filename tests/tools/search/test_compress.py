@@ -25,6 +25,7 @@ from spqtools.progress import Progress, Tick
 from spqtools.reading.calibration import read_calibration
 from spqtools.search.checkpoint import Checkpoint, write_checkpoint
 from spqtools.search.deadline import Deadline
+from spqtools.search.goal import Trial
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,30 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Network:
     exported = torch.export.export(module, (inputs[:2],), dynamic_shapes=(batch,))
     torch.export.save(exported, files.model)
     return files
+
+
+def test_students_that_are_surely_larger_are_not_encoded(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their size is foreseen from that of a student with more survivors."""
+    saved: list[list[Trial]] = []
+
+    def write(path: Path, checkpoint: Checkpoint, digest: str) -> None:
+        saved.append(checkpoint.trials)
+        write_checkpoint(path, checkpoint, digest)
+
+    monkeypatch.setattr("spqtools.search.compress.write_checkpoint", write)
+    words = network.words(tmp_path / "net.spq", "--target-ratio", "22")
+    assert main([*words, "--effort", "default"]) == 0
+    trials = saved[-1]
+    known, *later = [trial for trial in trials if trial.share is not None]
+    assert later
+    left_out = [one for one in trials[trials.index(known) :] if one.share is None]
+    assert left_out
+    for one in left_out:
+        assert not one.beyond
+        assert one.density < known.density
+        assert (known.share or 0.0) * one.density / known.density > 1.1
 
 
 def test_every_step_of_a_whole_search_leads_to_the_same_file(

@@ -51,6 +51,12 @@ def test_divergences_are_hit(share: float, elasticity: float) -> None:
     assert hits(tried)
 
 
+@pytest.mark.parametrize(("near", "ends"), [(1.01, True), (1.1, False)])
+def test_a_jump_between_near_prices_ends_it(near: float, ends: bool) -> None:
+    tried = [(1.0, 1.04), (near, 0.96)]
+    assert (next_price(tried, 1.0, SIZE_ELASTICITY) is None) is ends
+
+
 def test_a_goal_that_is_hit_already_needs_no_pass() -> None:
     for share in (CLOSE, 0.99, 1.0):
         assert next_price([(1.0, share)], 1.0, SIZE_ELASTICITY) is None
