@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -16,7 +17,8 @@ from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
-from spqtools.progress import Progress
+from spqtools.progress import Progress, Tick
+from spqtools.training.course import TICKS
 from spqtools.training.recover import Recovered, recover
 from spqtools.training.refine import Refined, refine
 from spqtools.training.state import State
@@ -151,6 +153,38 @@ def test_time_makes_it_shorter(evolution: Evolution, sparse: Sparse) -> None:
     assert found.is_cut
     assert next(looks) < 60
     assert file_bytes(found.tensors) <= 700
+
+
+class Noting(Progress):
+    """Notes which share of a stage is done after each step."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
+        def tick(steps: int = 1, /, total: int | None = None) -> None:
+            nonlocal done
+            done += steps
+            self.shares.append(done / TICKS)
+
+        yield tick
+
+
+@pytest.mark.parametrize("seconds", [50.0, 1e4])
+def test_progress_tells_what_will_end_it(
+    evolution: Evolution, sparse: Sparse, seconds: float
+) -> None:
+    """Each step takes a second: time ends it after 50, or the plan does after 240."""
+    looks, noting = count(), Noting()
+
+    def clock() -> float:
+        return float(next(looks))
+
+    refine(evolution.student, sparse, evolution.inputs, noting, seconds=seconds, clock=clock)
+    assert len(noting.shares) in (range(45, 55) if seconds == 50.0 else [240])
+    for step, share in enumerate(noting.shares, 1):
+        assert share == pytest.approx(step / len(noting.shares), abs=0.06)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-9])

@@ -51,14 +51,21 @@ class Plan:
         self.share = 0.0
         self._done = 0
         self._clock, self._start, self._seconds = clock, clock(), seconds
-        self._first = self._start
+        self._first, self._elapsed = self._start, 0.0
+
+    @property
+    def ticks(self) -> int:
+        """Ticks that are behind us: of the steps, or of the time where that is to end before."""
+        by_time = self._elapsed / max(self._seconds, 1e-9)
+        return int(TICKS * min(max(self.share, by_time), 1.0))
 
     def advance(self) -> float:
         """Count a step; return the share of the training that is done."""
         self._done += 1
         left = max(self.steps - self._done + 1, 1)
         now = self._clock()
-        rest = self._start + self._seconds - now
+        self._elapsed = now - self._start
+        rest = self._seconds - self._elapsed
         if self._done == 1:
             # What comes before the second step comes but once.
             self._first = now
@@ -83,7 +90,8 @@ class Plan:
         """Go on from where a training was killed; the time since then does not count."""
         self._done, self.share = int(state["done"]), float(state["share"])
         self.is_cut = bool(state["is_cut"])
-        self._start = self._clock() - float(state["elapsed"])
+        self._elapsed = float(state["elapsed"])
+        self._start = self._clock() - self._elapsed
         self._first = self._start + float(state["before_second"])
 
 

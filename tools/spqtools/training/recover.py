@@ -126,7 +126,7 @@ def recover(
     training = _Training(plan, course, pupil, Budget(pupil, target_bytes, file_bytes), max_levels)
     if begun is not None:
         training.restore(begun)
-    with progress.stage("recover", TICKS, int(plan.share * TICKS)) as tick:
+    with progress.stage("recover", TICKS, plan.ticks) as tick:
         training.run(len(student.layers) ** -0.5, tick, after_step)
     return replace(training.best, is_cut=plan.is_cut)
 
@@ -152,11 +152,11 @@ class _Training:
             for places in self._course.shuffled(self._epoch)[self._batch :]:
                 if plan.share >= 1.0:
                     break
-                before, rate = plan.share, scale * _rate(plan.share)
+                before, rate = plan.ticks, scale * _rate(plan.share)
                 self._course.teach(self._pupil, places, rate, moving=not self._is_fixed)
                 self._batch += 1
                 self._reach(plan.advance())
-                tick(int(plan.share * TICKS) - int(before * TICKS))
+                tick(plan.ticks - before)
                 after_step(plan.share, self.state)
             if self._is_fixed:
                 self._examine()

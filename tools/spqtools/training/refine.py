@@ -83,13 +83,14 @@ def refine(
             **inside("pupil", pupil.state()),
         }
 
-    with progress.stage("recover", TICKS, int(plan.share * TICKS)) as tick:
+    with progress.stage("recover", TICKS, plan.ticks) as tick:
         while plan.share < 1.0:
             for places in course.shuffled(epoch)[batch:]:
-                before, rate = plan.share, scale * (1 + cos(pi * plan.share)) / 2
+                before, rate = plan.ticks, scale * (1 + cos(pi * plan.share)) / 2
                 course.teach(pupil, places, rate, moving=True)
                 batch += 1
-                tick(int(plan.advance() * TICKS) - int(before * TICKS))
+                plan.advance()
+                tick(plan.ticks - before)
                 after_step(plan.share, state)
                 if plan.share >= 1.0:
                     break
