@@ -16,6 +16,7 @@ from spqtools.report import Report
 from spqtools.search.goal import Options
 
 FAST = Options(sparsity=0.5, effort="fast")
+NUMBERS = Options(sparsity=0.5, effort="fast", fitness="squared")
 
 
 class Dense(nn.Module):
@@ -117,9 +118,20 @@ def test_a_layer_of_zeros(tmp_path: Path, end: nn.Module) -> None:
 
 
 def test_parameters_outside_of_layers_are_told(tmp_path: Path) -> None:
-    assert report(tmp_path, Dense(), FAST).notes == ()
-    (note,) = report(tmp_path, Wordy(), FAST).notes
+    assert report(tmp_path, Dense(), NUMBERS).notes == ()
+    (note,) = report(tmp_path, Wordy(), NUMBERS).notes
     assert note.startswith("85% of the parameters are not those of linear or convolutional layers")
+
+
+def test_what_outputs_are_taken_for_is_told(tmp_path: Path) -> None:
+    """Two columns of a regression are not two classes: a common error of both counts, too."""
+    found = report(tmp_path, Dense(), FAST)
+    assert found.divergence_kind == "KL divergence in nats"
+    assert found.notes == (
+        "outputs are taken for the scores of classes; give --fitness squared if they are not",
+    )
+    found = report(tmp_path, Dense(), NUMBERS)
+    assert found.divergence_kind == "squared error relative to the variance"
 
 
 def test_inputs_that_are_not_looked_at_are_told(
@@ -127,7 +139,7 @@ def test_inputs_that_are_not_looked_at_are_told(
 ) -> None:
     monkeypatch.setattr("spqtools.evolve.search._WALKED_ELEMENTS", 0)
     monkeypatch.setattr("spqtools.evolve.search._LEAST_WALKED_ELEMENTS", 0)
-    (note,) = report(tmp_path, Dense(), FAST).notes
+    (note,) = report(tmp_path, Dense(), NUMBERS).notes
     assert note.startswith("of 64 calibration inputs 8 steer the search and 8 judge it")
 
 

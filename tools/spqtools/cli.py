@@ -121,10 +121,11 @@ def command(context: click.Context) -> None:
 @click.option(
     "--fitness",
     metavar="NAME",
-    help="What students are judged by: yolo, for the raw heads of a detector, or MODULE:CALLABLE "
+    help="What students are judged by: yolo, for the raw heads of a detector, squared, for outputs "
+    "of shape (samples, numbers) that are no classifier's, or MODULE:CALLABLE "
     "or FILE.py:CALLABLE that is given two lists of outputs, the student's and the original's, and "
     "returns a scalar tensor (this code is run).  [default: KL divergence of an output of shape "
-    "(samples, classes), squared error of any other]",
+    "(samples, classes), squared error of any other and where each sample's length is one]",
 )
 @click.option(
     "--sparsity",

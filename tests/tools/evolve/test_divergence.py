@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spqformat import Reason, SpqError
-from spqtools.evolve.divergence import Divergence
+from spqtools.evolve.divergence import Divergence, squared
 
 
 def randn(*shape: int, seed: int) -> Tensor:
@@ -54,6 +54,36 @@ def test_other_outputs_are_compared_by_squares(shape: tuple[int, ...]) -> None:
     assert divergence([[teacher + noise]], [0]) == pytest.approx(expected, rel=1e-3)
     assert divergence([[teacher]], [0]) == 0.0
     assert divergence.predictions([[teacher]]) is None
+
+
+def test_embeddings_are_compared_by_squares() -> None:
+    """A softmax would see next to nothing of rows whose length is one."""
+    teacher = torch.nn.functional.normalize(randn(9, 64, seed=5))
+    divergence = Divergence([[teacher[:4]], [teacher[4:]]])
+    assert divergence.description == "squared error relative to the variance"
+    assert divergence([[-teacher[:4]], [-teacher[4:]]], [0, 1]) == pytest.approx(4, rel=0.1)
+
+
+def test_hard_answers_of_a_classifier_are_distributions() -> None:
+    """Their rows have a length of one, too."""
+    teacher = torch.eye(4)
+    assert Divergence([[teacher]]).description == "KL divergence in nats"
+
+
+def test_a_fitness_says_that_rows_are_no_scores() -> None:
+    plain, chosen = Divergence([[TEACHER]]), Divergence([[TEACHER]], squared)
+    assert plain.guesses_classes
+    assert not chosen.guesses_classes
+    assert chosen.description == "squared error relative to the variance"
+    error = (STUDENT - TEACHER).double().square().mean()
+    expected = float(error / TEACHER.double().var(unbiased=False))
+    assert chosen([[STUDENT]], [0]) == pytest.approx(expected, rel=1e-4)
+    assert chosen.predictions([[TEACHER]]) is None
+
+
+@pytest.mark.parametrize("form", ["distribution", "log-distribution"])
+def test_distributions_are_no_guess(form: str) -> None:
+    assert not Divergence([[FORMS[form](TEACHER)]]).guesses_classes
 
 
 def test_squares_do_not_depend_on_the_scale() -> None:

@@ -190,7 +190,7 @@ def test_a_folder_of_images_and_a_fitness(model: Path, tmp_path: Path) -> None:
         (["--calib", "{calibration}", "--fitness", "{code}:nothing"], "alike, and is inf;"),
         (["--calib", "{calibration}", "--fitness", "{code}:alike"], "alike, and is 1;"),
         (["--calib", "{calibration}", "--fitness", "{code}:misspelt"], "misspelt"),
-        (["--calib", "{calibration}", "--fitness", "other"], "neither yolo nor"),
+        (["--calib", "{calibration}", "--fitness", "other"], "none of squared, yolo"),
         (["--calib", "{narrow}"], "takes Nx3x8x8 as 'images' and was given 2x3x8x7"),
         (["--calib", "{two}"], "inputs"),
     ],

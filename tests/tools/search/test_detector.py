@@ -191,5 +191,5 @@ def test_a_name_for_a_file_tells_contents_and_no_path(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(SpqError, match="neither yolo nor MODULE:CALLABLE"):
+    with pytest.raises(SpqError, match="none of squared, yolo, MODULE:CALLABLE"):
         named_fitness("yola")

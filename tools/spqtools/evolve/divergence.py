@@ -17,12 +17,26 @@ Fitness = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Mean divergence of a student's outputs, the first argument, from a teacher's on the same samples;
 a differentiable scalar that is zero where they are equal and never less."""
 
+
+def squared(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Return the squared error that outputs are compared by which are no classifier's.
+
+    As a fitness it says that none is one's; `Divergence` relates it to each output's variance.
+    """
+    errors = [
+        (one.float() - answer).square().mean() for one, answer in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(errors).sum()
+
+
 # Temperature of the divergence that steers a search. A teacher is far surer of the inputs that it
 # has learnt from than of others, so that its own distributions hardly tell what an error costs:
 # ResNet-20 at 17x was 0.081 nats from it on test images with levels by this one, 0.097 without.
 SOFTENED = 3.0
 # About so many pieces tell how far the samples agree about a student.
 _PIECES = 32
+# How far from one a sum may be that is one but for rounding.
+_ROUNDED = 1e-3
 # Part of the outputs' deviation by which they are moved to learn a fitness's curvature.
 _MOVED = 0.01
 
@@ -33,8 +47,9 @@ class Divergence:
     A floating-point output of shape (batch, classes) with at least two classes is taken for the
     scores of a classifier: mean KL divergence of the teacher's distribution from the student's.
     Rows that already are distributions are compared as they are, others go through a softmax.
-    Every other floating-point output counts with its squared error relative to the variance of the
-    teacher's. Several outputs add up. Another fitness may take the place of all that.
+    Every other floating-point output, as one whose rows have a length of one, counts with its
+    squared error relative to the variance of the teacher's. Several outputs add up. Another fitness
+    may take the place of all that; `squared` says that no output is a classifier's.
 
     Parameters
     ----------
@@ -65,12 +80,12 @@ class Divergence:
             )
         self._teacher = outputs
         self._temperature = temperature
-        self._fitness = fitness
+        self._fitness = None if fitness is squared else fitness
         self._kinds = []
         self._scales = []
         for index in range(len(outputs[0])):
             whole = torch.cat([batch[index].detach().float() for batch in outputs])
-            self._kinds.append(_kind(whole))
+            self._kinds.append("squared" if fitness is squared else _kind(whole))
             self._scales.append(float(whole.var(unbiased=False)) + 1e-12)
 
     def __call__(self, outputs: Sequence[list[Tensor]], batches: Sequence[int]) -> float:
@@ -112,6 +127,11 @@ class Divergence:
         if all(kind == "squared" for kind in self._kinds):
             return SQUARED_ERROR
         return KL_DIVERGENCE
+
+    @property
+    def guesses_classes(self) -> bool:
+        """Whether an output is taken for a classifier's because of its shape alone."""
+        return self._fitness is None and "scores" in self._kinds
 
     @property
     def has_places(self) -> bool:
@@ -202,11 +222,16 @@ def _kind(output: Tensor) -> str:
     if output.ndim != 2 or output.shape[1] < 2:
         return "squared"
     sums = output.sum(-1)
-    if bool((output >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+    if bool((output >= 0).all()) and bool(((sums - 1).abs() < _ROUNDED).all()):
         return "distribution"
-    if bool((output <= 0).all()) and bool(((output.exp().sum(-1) - 1).abs() < 1e-3).all()):
+    if bool((output <= 0).all()) and bool(((output.exp().sum(-1) - 1).abs() < _ROUNDED).all()):
         return "log-distribution"
-    return "scores"
+    return "squared" if _has_unit_rows(output) else "scores"
+
+
+def _has_unit_rows(output: Tensor) -> bool:
+    """Tell whether all rows have a length of one, as embeddings have."""
+    return bool(((output.norm(dim=1) - 1).abs() < _ROUNDED).all())
 
 
 def _log_distribution(output: Tensor, kind: str, temperature: float) -> Tensor:

@@ -75,9 +75,13 @@ def begin_search(
     return evolution
 
 
-def remarks(evolution: Evolution) -> tuple[str, ...]:
-    """Return what a user should know of a search, in words: what it does not look at."""
+def remarks(evolution: Evolution, calibration: Calibration) -> tuple[str, ...]:
+    """Return what a user should know of a search: what it supposes and what it does not look at."""
     found = []
+    if calibration.labels is None and evolution.held_out_divergence.guesses_classes:
+        found.append(
+            f"outputs are taken for the scores of classes; give {OPTION} squared if they are not"
+        )
     samples = evolution.inputs[0].shape[0]
     if evolution.walked + evolution.held < samples:
         found.append(

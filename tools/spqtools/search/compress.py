@@ -146,7 +146,7 @@ def compress(
     with _fixed_threads():
         with progress.stage("answer") as tick:
             evolution = begin_search(graph, calibration, options, tick)
-        notes = remarks(evolution)
+        notes = remarks(evolution, calibration)
         for note in notes:
             progress.note(note)
         deadline = deadline or Deadline()

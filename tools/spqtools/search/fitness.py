@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from spqformat import Reason, SpqError
-from spqtools.evolve.divergence import Fitness
+from spqtools.evolve.divergence import Fitness, squared
 from spqtools.reading.callables import failed, find_named
 from spqtools.search.detector import yolo
 
 OPTION = "--fitness"
 _DIGEST_DIGITS = 16
-BUILT_IN: dict[str, Fitness] = {"yolo": yolo}
+BUILT_IN: dict[str, Fitness] = {"squared": squared, "yolo": yolo}
 
 
 def stored_name(name: str) -> str:
@@ -45,7 +45,7 @@ def named_fitness(name: str) -> Fitness:
     -------
     Fitness
         A function whose own errors, and results that are no scalar or have no gradient, are
-        `bad_argument`; what is not a number is infinite.
+        `bad_argument`; what is not a number is infinite. `squared` is returned as it is.
 
     Raises
     ------
@@ -58,9 +58,11 @@ def named_fitness(name: str) -> Fitness:
         known = ", ".join(BUILT_IN)
         raise SpqError(
             Reason.BAD_ARGUMENT,
-            f"{OPTION} {name!r} is neither {known} nor MODULE:CALLABLE or FILE.py:CALLABLE",
+            f"{OPTION} {name!r} is none of {known}, MODULE:CALLABLE and FILE.py:CALLABLE",
         )
     given = BUILT_IN.get(name) or find_named(name, OPTION)
+    if given is squared:
+        return squared
 
     def fitness(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         try:
