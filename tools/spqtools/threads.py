@@ -12,13 +12,13 @@ R = TypeVar("R")
 def side_by_side(jobs: Iterable[Callable[[], R]]) -> list[R]:
     """Do jobs on as many threads as PyTorch has, and return their results in order.
 
-    PyTorch itself has one thread in each job, so that results do not depend on how many there are.
-    A job that is alone has them all.
+    PyTorch itself has one thread in each job; in one that is alone it has them all.
 
     Parameters
     ----------
     jobs : iterable of callable
-        What is to be done, the longest jobs first.
+        What is to be done, at least one; an error of one is let through when those that have begun
+        are done.
     """
     first, *others = jobs
     if not others:

@@ -174,11 +174,11 @@ def test_levels_have_their_first_places_as_at_another_price() -> None:
     weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
     bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
 
-    def least(bit_price: float, start_price: float | None) -> float:
+    def least(bit_price: float, initial_price: float | None) -> float:
         levelled, _ = quantise_layer(
             *(layer, moments, keep, weight, bias, uncoupled(layer), bit_price, 31),
             methods=("uniform",),
-            start_price=start_price,
+            initial_price=initial_price,
         )
         return float(levelled[levelled != 0].abs().min())
 

@@ -24,8 +24,10 @@ from spqtools.levels.quantise import quantise_layer
 from spqtools.progress import Progress, Tick
 from spqtools.reading.calibration import read_calibration
 from spqtools.search.checkpoint import Checkpoint, write_checkpoint
-from spqtools.search.deadline import Deadline
+from spqtools.search.compress import _Search
+from spqtools.search.deadline import Deadline, TimeUp
 from spqtools.search.goal import Trial
+from spqtools.search.landing import Rung
 
 
 @dataclass(frozen=True)
@@ -310,28 +312,56 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Network:
     return files
 
 
-def test_students_that_are_surely_larger_are_not_encoded(
+def test_students_that_are_probably_larger_are_larger(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their size is foreseen from that of a student with more survivors."""
-    saved: list[list[Trial]] = []
+    """They are encoded only where somebody wants to see every point."""
+    trials: list[Trial] = []
+    shares: dict[float, float] = {}
+    judge = _Search._judge
 
-    def write(path: Path, checkpoint: Checkpoint, digest: str) -> None:
-        saved.append(checkpoint.trials)
-        write_checkpoint(path, checkpoint, digest)
+    def see(search: _Search, rung: Rung, density: float) -> Trial:
+        trials.append(judge(search, rung, density))
+        if rung.found is not None:
+            shares[density] = rung.found.point.file_bytes / (4 * 4498 / 22)
+        return trials[-1]
 
-    monkeypatch.setattr("spqtools.search.compress.write_checkpoint", write)
+    monkeypatch.setattr(_Search, "_judge", see)
     words = network.words(tmp_path / "net.spq", "--target-ratio", "22")
-    assert main([*words, "--effort", "default"]) == 0
-    trials = saved[-1]
-    known, *later = [trial for trial in trials if trial.share is not None]
-    assert later
-    left_out = [one for one in trials[trials.index(known) :] if one.share is None]
+    words += ["--effort", "default", "--frontier", str(tmp_path / "points.json")]
+    assert main(words) == 0
+    assert len(shares) == len(trials)
+    left_out = [trial for trial in trials if trial.share is None]
     assert left_out
-    for one in left_out:
-        assert not one.beyond
-        assert one.density < known.density
-        assert (known.share or 0.0) * one.density / known.density > 1.1
+    assert all(shares[trial.density] > 1.0 for trial in left_out)
+
+
+def test_a_training_of_a_student_that_the_search_has_left_behind(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time ends the search, training follows, and with more time both go on."""
+    monkeypatch.setattr("spqtools.training.course._LEAST_STEPS", 60)
+    monkeypatch.setattr("spqtools.training.course._PRODUCTS", 1)
+    output, data = tmp_path / "net.spq", ("--recover", str(network.calibration))
+    words = network.words(output, "--sparsity", "0.9", *data)
+    assert main(words) == 0
+    whole = output.read_bytes()
+    cycles = 0
+
+    def check(deadline: Deadline, *kinds: str) -> None:
+        nonlocal cycles
+        cycles += kinds == ("cycle", "quantise")
+        if cycles > 1:
+            raise TimeUp
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Deadline, "check", check)
+        assert main([*words, "--time-limit", "10min"]) == 0
+    assert output.read_bytes() != whole
+    left = spq.load_state_dict(tmp_path / "net.spq.ckpt")
+    assert float(left["training/plan/share"]) == 1.0
+    assert main([*words, "--resume"]) == 0
+    assert output.read_bytes() == whole
 
 
 def test_every_step_of_a_whole_search_leads_to_the_same_file(

@@ -1,9 +1,8 @@
 """Training wins back what zeros have cost, within the size and the time that it is given."""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, fx, nn
 
 import spq
-from spqformat import Reason, SpqError
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.search import Evolution
@@ -175,7 +173,7 @@ class Noting(Progress):
 def test_progress_tells_what_will_end_it(
     evolution: Evolution, sparse: Sparse, seconds: float
 ) -> None:
-    """Each step takes a second: time ends it after 50, or the plan does after 240."""
+    """Each step takes a second: time ends it after 50, or the steps do after 240."""
     looks, noting = count(), Noting()
 
     def clock() -> float:
@@ -240,34 +238,69 @@ def test_from_every_state_a_training_ends_the_same(evolution: Evolution, sparse:
         assert all(torch.equal(found.tensors[name], value) for name, value in whole.tensors.items())
 
 
-def test_time_before_a_kill_counts(evolution: Evolution, sparse: Sparse) -> None:
-    """It is cut as if nothing had happened, however long nobody went on with it."""
-    states: list[State] = []
-    looks = count()
-
-    def clock() -> float:
-        return float(next(looks))
-
-    whole = trained(
-        evolution, sparse, seconds=50, clock=clock, after_step=lambda _, at: states.append(at())
-    )
-    assert whole.is_cut
-    looks = count(10**6)
-    before = next(looks)
-    assert trained(evolution, sparse, seconds=50, clock=clock, begun=states[-10]).is_cut
-    assert next(looks) - before < 30
-
-
-def test_other_inputs_than_those_of_the_killed_training(
+def test_states_of_a_training_that_went_on_are_those_of_the_whole(
     evolution: Evolution, sparse: Sparse
 ) -> None:
-    others = [tensor + 1 for tensor in evolution.inputs]
-    for train in (refined, trained):
-        states: list[State] = []
-        train(evolution, sparse, seconds=0.0, after_step=lambda _, at: states.append(at()))  # noqa: B023
-        with pytest.raises(SpqError, match="other inputs than --recover names") as caught:
-            train(replace(evolution, inputs=others), sparse, begun=states[0])
-        assert caught.value.code == Reason.BAD_CHECKPOINT
+    whole: list[State] = []
+    again: list[State] = []
+    trained(evolution, sparse, target_bytes=700, after_step=lambda _, at: whole.append(at()))
+    middle = len(whole) // 2
+    state = {name: tensor.clone() for name, tensor in whole[middle].items()}
+    options = {"begun": state, "after_step": lambda _, at: again.append(at())}
+    trained(evolution, sparse, target_bytes=700, **options)
+    assert len(again) == len(whole) - middle - 1
+    for one, other in zip(whole[middle + 1 :: 20], again[::20], strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], value) for name, value in other.items())
+
+
+def test_time_before_a_kill_does_not_count(evolution: Evolution, sparse: Sparse) -> None:
+    """What goes on has its own limit, as a new command has."""
+    states: list[State] = []
+    whole = trained(evolution, sparse, after_step=lambda _, at: states.append(at()))
+    looks = count()
+    options = {"begun": states[200], "seconds": 90, "clock": lambda: float(next(looks))}
+    found = trained(evolution, sparse, **options)
+    assert not found.is_cut
+    assert found.divergence == whole.divergence
+
+
+class Telling(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+@pytest.mark.parametrize("other", ["inputs", "student"])
+@pytest.mark.parametrize("train", [recover, refine])
+def test_what_another_training_left_is_no_beginning(
+    evolution: Evolution, sparse: Sparse, train: Callable[..., Any], other: str
+) -> None:
+    """A data set that is shuffled each time, or a search that has gone on meanwhile."""
+    inputs, options = evolution.inputs, {}
+    if train is recover:
+        options = {"target_bytes": 700, "max_levels": 7, "file_bytes": file_bytes}
+
+    def run(student: Sparse, samples: Sequence[Tensor], **more: Any) -> tuple[Any, list[str]]:
+        progress = Telling()
+        arguments = {"progress": progress, **options, **more}
+        return train(evolution.student, student, samples, **arguments), progress.notes
+
+    states: list[State] = []
+    run(sparse, inputs, after_step=lambda _, at: states.append(at()))
+    if other == "inputs":
+        inputs = [tensor.flip(0) for tensor in inputs]
+    else:
+        sparse = evolution.cycle(sparse, 0.05, 1)
+    found, notes = run(sparse, inputs, begun=states[-1])
+    fresh, _ = run(sparse, inputs)
+    assert all(torch.equal(found.tensors[name], value) for name, value in fresh.tensors.items())
+    assert len(notes) == 1
+    assert notes[0].startswith("the training begins anew")
 
 
 def refined(evolution: Evolution, sparse: Sparse, **options: Any) -> Refined:

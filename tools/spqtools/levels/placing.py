@@ -32,7 +32,7 @@ def place_levels(
     *,
     may_zero: bool = True,
     methods: Sequence[str] | None = None,
-    start_price: float | None = None,
+    initial_price: float | None = None,
     begun: Mapping[str, Tensor] | None = None,
     model: Mapping[str, Tensor] | None = None,
     after_step: AfterStep = lambda _layer, _share: None,
@@ -53,8 +53,8 @@ def place_levels(
         Whether a survivor may become zero where that pays.
     methods : sequence of str, optional
         Kinds of levels to choose from; all by default.
-    start_price : float, optional
-        Price of a bit at which levels have their first places; by default `bit_price`.
+    initial_price : float, optional
+        Price of a bit that levels are initialised at; by default `bit_price`.
     begun : mapping of str to Tensor, optional
         Tensors of the layers that the same placing is through with; the result is the same.
     model : mapping of str to Tensor, optional
@@ -96,7 +96,7 @@ def place_levels(
             max_levels,
             may_zero=may_zero,
             methods=methods,
-            start_price=start_price,
+            initial_price=initial_price,
         )
         share += (1 - _BEGINNING) * work[name]
         named = {name: levelled.reshape(student.tensors[name].shape)}

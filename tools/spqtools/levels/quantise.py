@@ -48,7 +48,7 @@ def quantise_layer(
     *,
     may_zero: bool = True,
     methods: Sequence[str] | None = None,
-    start_price: float | None = None,
+    initial_price: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return a layer's weights on their levels, and the bias that goes with them.
 
@@ -85,8 +85,8 @@ def quantise_layer(
         Whether a survivor may become zero where that pays.
     methods : sequence of str, optional
         The alternatives to choose from; all by default.
-    start_price : float, optional
-        Price of a bit at which levels have their first places; by default `bit_price`.
+    initial_price : float, optional
+        Price of a bit that levels are initialised at; by default `bit_price`.
 
     Returns
     -------
@@ -107,8 +107,8 @@ def quantise_layer(
     curvature = 0.5 * importance[:, None] * task.diagonal[:, : layer.columns].double()
     curvature = curvature.clamp_min(1e-30)
     survivors = weight[keep].double().numpy(), curvature[keep].numpy()
-    first_price = bit_price if start_price is None else start_price
-    candidates = alternatives(*survivors, first_price, max_levels, may_zero=may_zero)
+    begins_at = bit_price if initial_price is None else initial_price
+    candidates = alternatives(*survivors, begins_at, max_levels, may_zero=may_zero)
     # Where a zero pays better than any level, a method finds none.
     promises = {
         name: _promise(*survivors, candidates[name], bit_price, may_zero)

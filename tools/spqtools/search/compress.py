@@ -74,7 +74,7 @@ _LEAST_BITS_PER_SURVIVOR = 2.0
 # Nor are those that would take this share of the size at the bits that each survivor took in a
 # student of more of them: the fewer they are, the more bits each takes. LeNet-5's take 5.2 where a
 # quarter is kept, and 7.1 where a fifteenth is.
-_SURELY_LARGER = 1.1
+_PROBABLY_LARGER = 1.1
 # A student that would fit at so many bits for each survivor can leave the rest to training, which
 # wins back what levels cost but zeroes worse than evolution and compensation do.
 _MOST_BITS_PER_SURVIVOR = 6.0
@@ -374,12 +374,12 @@ class _Search:
         self._evolution.sensing.sums = saved.sums
         self._training = saved.training
 
-    def save(self) -> None:
-        """Leave what `restore` needs, once there is anything."""
+    def save(self, started: float | None = None) -> None:
+        """Leave what `restore` needs, once there is anything; it may have begun with a state."""
         placed = self._landing.placings.packed
         if self._checkpoint is None or not (self._trials or self._begun or placed):
             return
-        started = time.monotonic()
+        started = started or time.monotonic()
         students = {"before": self._before.student}
         if self._beyond is not None:
             students["beyond"] = self._beyond.student
@@ -404,8 +404,9 @@ class _Search:
     def _hear_training(self, share: float, state: Callable[[], State]) -> None:
         """Leave a training's state now and then, and at its end, as levels may come next."""
         if self._checkpoint is not None and (share >= 1.0 or self._is_time_to_save):
+            started = time.monotonic()
             self._training = state()
-            self.save()
+            self.save(started)
 
     def _refuse_hopeless_size(self) -> None:
         """Refuse a size that even a student of zeros does not fit."""
@@ -441,7 +442,7 @@ class _Search:
         if self._options.sparsity is not None:
             return Trial(density, beyond=False)
         if goal.target_bytes is not None:
-            if self._is_surely_larger(student.kept, density, goal.target_bytes):
+            if self._is_probably_larger(student.kept, density, goal.target_bytes):
                 return Trial(density, beyond=False)
             share = goal.share(self._landing.own(rung).point)
             return Trial(density, share <= 1.0, share)
@@ -451,8 +452,8 @@ class _Search:
                 return Trial(density, beyond=share > 1.0)
         return Trial(density, beyond=goal.share(self._landing.own(rung).point) > 1.0)
 
-    def _is_surely_larger(self, kept: int, density: float, target_bytes: int) -> bool:
-        """Tell whether a student takes more than a size, without putting it on levels."""
+    def _is_probably_larger(self, kept: int, density: float, target_bytes: int) -> bool:
+        """Tell whether a student takes more than a size, as far as it can be foreseen."""
         if kept * _LEAST_BITS_PER_SURVIVOR / 8 > target_bytes:
             return True
         foreseen = (
@@ -460,7 +461,7 @@ class _Search:
             for trial in self._trials
             if trial.share is not None and trial.density > density
         )
-        return min(foreseen, default=0.0) > _SURELY_LARGER
+        return min(foreseen, default=0.0) > _PROBABLY_LARGER
 
 
 @contextmanager

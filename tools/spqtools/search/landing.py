@@ -190,19 +190,21 @@ class Landing:
         limit = self._goal.max_divergence
         return limit is None or self._evolution.measure(rung.student.tensors) <= limit
 
-    def _land(self, rung: Rung, least: float, tick: Tick, start: float | None = None) -> Found:
+    def _land(
+        self, rung: Rung, least: float, tick: Tick, initial_price: float | None = None
+    ) -> Found:
         """Put a student on levels at prices that come nearer to the goal; return the best.
 
         The teacher and students with weights to spare have a price of about nothing; theirs counts
         as `least`. Where a layer takes another kind of levels, or begins with more or fewer of
         them, the size jumps. If a first landing has ended beside such a jump, one kind serves all
-        layers, and begins with the levels of the price to `start` with.
+        layers, initialised at the price that the first landing ended with.
         """
         goal = self._goal
-        if start is None:
+        if initial_price is None:
             best = self.own(rung, tick)
         else:
-            best = self._put(rung.student, start, tick, start)
+            best = self._put(rung.student, initial_price, tick, initial_price)
         if self._options.sparsity is not None:
             return best
         tried = [(best.point.bit_price, goal.share(best.point))]
@@ -212,7 +214,7 @@ class Landing:
             if not self._deadline.allows("quantise"):
                 self.is_cut = True
                 break
-            found = self._put(rung.student, bit_price, tick, start)
+            found = self._put(rung.student, bit_price, tick, initial_price)
             tried.append((bit_price, goal.share(found.point)))
             best = self._better(best, found)
         return best
@@ -225,15 +227,15 @@ class Landing:
         student: Sparse,
         bit_price: float,
         tick: Tick | None = None,
-        start: float | None = None,
+        initial_price: float | None = None,
         model: Mapping[str, Tensor] | None = None,
     ) -> Found:
         """Put a student on levels near to a model, and measure it.
 
-        Levels are of all kinds, or of one that begins as at the price to `start` with.
+        Levels are of all kinds, or of one that is initialised at another price.
         """
         with self._deadline.timing("quantise"):
-            tensors = self._on_levels(student, bit_price, tick or _silent, start, model)
+            tensors = self._on_levels(student, bit_price, tick or _silent, initial_price, model)
             hits, before = self._hits(tensors), self._teacher_hits
             divergence = self._evolution.measure(tensors)
             point = Point(
@@ -252,12 +254,14 @@ class Landing:
         student: Sparse,
         bit_price: float,
         tick: Tick,
-        start: float | None,
+        initial_price: float | None,
         model: Mapping[str, Tensor] | None,
     ) -> dict[str, Tensor]:
         """Put the survivors on levels and round the biases."""
         evolution, options = self._evolution, self._options
-        placing = Placing(digest_of(student.tensors), f"{bit_price!r} {start!r} {model is None}")
+        placing = Placing(
+            digest_of(student.tensors), f"{bit_price!r} {initial_price!r} {model is None}"
+        )
         begun = self.placings.of(placing)
         advance = by_share(tick)
 
@@ -273,8 +277,8 @@ class Landing:
             bit_price,
             (1 << (options.bits or _AUTO_BITS)) - 1,
             may_zero=options.sparsity is None,
-            methods=None if start is None else _ONE_KIND,
-            start_price=start,
+            methods=None if initial_price is None else _ONE_KIND,
+            initial_price=initial_price,
             begun=begun,
             model=model,
             after_step=hear,

@@ -30,7 +30,7 @@ Attempt = tuple[float, float]
 
 
 def next_price(tried: Sequence[Attempt], own: float, elasticity: float) -> float | None:
-    """Return the price to try next, or None when the goal is hit or out of reach.
+    """Return the price to try next, or None when the goal is hit, out of reach or in a jump.
 
     A pure function of what was tried, so that a resumed search goes the same way.
 

@@ -17,7 +17,8 @@ class Placing(NamedTuple):
     student : str
         Digest of the student's tensors.
     manner : str
-        The price of a bit, the kinds of levels and what the student is to be near to.
+        The price of a bit, that which levels are initialised at, and what the student is to be near
+        to.
     """
 
     student: str

@@ -1,16 +1,13 @@
 """How long a training is, and the samples that it goes through."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from spqformat import Reason, SpqError
 from spqtools.evolve.divergence import Divergence, Fitness
 from spqtools.evolve.rng import Draws
 from spqtools.evolve.student import Student
-from spqtools.memory import bits_of
 from spqtools.training.pupil import Pupil
 from spqtools.training.state import State, number
 from spqtools.training.variants import vary
@@ -48,32 +45,28 @@ class Plan:
         self.batch = min(batch, samples - self.held_out)
         self.steps = min(max(visits // batch, _LEAST_STEPS), _MOST_STEPS)
         self.is_cut = False
-        self.share = 0.0
-        self._done = 0
+        self.share, self.ticks = 0.0, 0
+        self._done, self._brought = 0, 0
         self._clock, self._start, self._seconds = clock, clock(), seconds
-        self._first, self._elapsed = self._start, 0.0
-
-    @property
-    def ticks(self) -> int:
-        """Ticks that are behind us: of the steps, or of the time where that is to end before."""
-        by_time = self._elapsed / max(self._seconds, 1e-9)
-        return int(TICKS * min(max(self.share, by_time), 1.0))
+        self._first = self._start
 
     def advance(self) -> float:
         """Count a step; return the share of the training that is done."""
         self._done += 1
         left = max(self.steps - self._done + 1, 1)
-        now = self._clock()
-        self._elapsed = now - self._start
-        rest = self._seconds - self._elapsed
-        if self._done == 1:
+        now, end = self._clock(), self._start + self._seconds
+        taken = self._done - self._brought - 1
+        shown = 0.0
+        if taken == 0:
             # What comes before the second step comes but once.
             self._first = now
-        elif rest < self._seconds / 2:
-            pace = max(now - self._first, 1e-9) / (self._done - 1)
-            if rest < pace * left:
-                left, self.is_cut = max(int(rest / pace), 1), True
+        elif end - now < (pace := max(now - self._first, 1e-9) / taken) * left:
+            # Time, not the steps, tells how far this is from its end.
+            shown = (now - self._first) / max(end - self._first, 1e-9)
+            if end - now < self._seconds / 2:
+                left, self.is_cut = max(int((end - now) / pace), 1), True
         self.share += (1.0 - self.share) / left
+        self.ticks = max(self.ticks, int(TICKS * min(max(self.share, shown), 1.0)))
         return self.share
 
     def state(self) -> State:
@@ -82,17 +75,13 @@ class Plan:
             "done": number(self._done),
             "share": number(self.share),
             "is_cut": number(self.is_cut),
-            "elapsed": number(self._clock() - self._start),
-            "before_second": number(self._first - self._start),
         }
 
     def restore(self, state: State) -> None:
-        """Go on from where a training was killed; the time since then does not count."""
-        self._done, self.share = int(state["done"]), float(state["share"])
-        self.is_cut = bool(state["is_cut"])
-        self._elapsed = float(state["elapsed"])
-        self._start = self._clock() - self._elapsed
-        self._first = self._start + float(state["before_second"])
+        """Go on from where a training was killed; the time that it had taken does not count."""
+        self._done = self._brought = int(state["done"])
+        self.share, self.is_cut = float(state["share"]), bool(state["is_cut"])
+        self.ticks = int(TICKS * self.share)
 
 
 class Course:
@@ -121,29 +110,11 @@ class Course:
 
     def state(self) -> State:
         """Return what `restore` needs."""
-        return {"lesson": number(self._lesson), "inputs": self._digest()}
+        return {"lesson": number(self._lesson)}
 
     def restore(self, state: State) -> None:
-        """Go on from where a training on the same inputs was killed.
-
-        Raises
-        ------
-        SpqError
-            `bad_checkpoint` when it was on others.
-        """
-        if not torch.equal(state["inputs"], self._digest()):
-            raise SpqError(
-                Reason.BAD_CHECKPOINT,
-                "the training that was killed learnt from other inputs than --recover names; "
-                "delete the checkpoint or leave out --resume",
-            )
+        """Go on from where a training on the same inputs was killed."""
         self._lesson = int(state["lesson"])
-
-    def _digest(self) -> Tensor:
-        digest = hashlib.sha256()
-        for tensor in self._inputs:
-            digest.update(bits_of(tensor))
-        return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
     def shuffled(self, epoch: int) -> tuple[Tensor, ...]:
         """Return an epoch's batches; a last one that is not full is left out."""

@@ -201,7 +201,7 @@ class _LayerWeights:
         real = {f"real/{index}": tensor for index, tensor in enumerate(self.real)}
         state = {**real, "keep": self.keep, "curvature": self._curvature}
         if self._levels is not None:
-            state |= {"levels": self._levels, "chosen": self._chosen}
+            state |= {"levels": self._levels, "chosen": self._chosen.short()}
         return {**state, "bias_step": number(self._bias_step)}
 
     def restore(self, state: State) -> Tensor | None:
@@ -213,7 +213,7 @@ class _LayerWeights:
         self._bias_step = float(state["bias_step"])
         self._levels = state.get("levels")
         if self._levels is not None:
-            self._places, self._chosen = self._kept_places(), state["chosen"]
+            self._places, self._chosen = self._kept_places(), state["chosen"].long()
         return self._levels
 
     def _kept_places(self) -> Tensor:

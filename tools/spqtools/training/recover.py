@@ -14,7 +14,7 @@ from spqtools.progress import Progress, Tick
 from spqtools.training.budget import FALLING, Budget, TensorBytes
 from spqtools.training.course import DEFAULT_SECONDS, TICKS, Course, Plan
 from spqtools.training.pupil import Pupil
-from spqtools.training.state import AfterStep, State, inside, nobody, number, under
+from spqtools.training.state import AfterStep, State, Subject, inside, nobody, number, under
 
 # Samples that are never learnt from: they tell which of the last students is the best.
 _HELD_OUT_SHARE = 0.125
@@ -27,6 +27,10 @@ _CHOICES = 80
 # the outputs adds up over the layers like noise.
 _PEAK_RATE = 5.2e-2
 _LOW_RATE = 5.2e-3
+# Levels from which on steps are as large as that. Where there are fewer, a weight that goes from
+# one to the next changes more: ResNet-20 at 27x on three levels gave 90.7 % of the original's
+# answers with three sevenths of the steps, and 38.4 % with all of them.
+_MANY_LEVELS = 7
 # Share of the file that stays free when weights cease to move: biases and levels still do, and
 # take some bytes more or less.
 _ROOM = 0.01
@@ -105,7 +109,7 @@ def recover(
         Whether the only input is images of which the student sees another variant each time, see
         `vary`; those that are held out stay as they are.
     begun : dict of str to Tensor, optional
-        The state of the same training where it was killed; it goes on from there.
+        A state of the same training, which goes on from there; one of another is left aside.
     after_step : AfterStep
         Hears of each step.
     clock : Callable[[], float]
@@ -123,9 +127,11 @@ def recover(
     plan = Plan(student, samples, seconds, clock, held_out)
     course = Course(student, inputs, plan, seed, fitness, varies)
     pupil = Pupil(student, sparse, seed)
-    training = _Training(plan, course, pupil, Budget(pupil, target_bytes, file_bytes), max_levels)
-    if begun is not None:
-        training.restore(begun)
+    subject = Subject(sparse.tensors, inputs)
+    budget = Budget(pupil, target_bytes, file_bytes)
+    training = _Training(subject, plan, course, pupil, budget, max_levels)
+    if (own := subject.own(begun, progress)) is not None:
+        training.restore(own)
     with progress.stage("recover", TICKS, plan.ticks) as tick:
         training.run(len(student.layers) ** -0.5, tick, after_step)
     return replace(training.best, is_cut=plan.is_cut)
@@ -135,8 +141,15 @@ class _Training:
     """A training down to a size, and how far it has come."""
 
     def __init__(
-        self, plan: Plan, course: Course, pupil: Pupil, budget: Budget, max_levels: int
+        self,
+        subject: Subject,
+        plan: Plan,
+        course: Course,
+        pupil: Pupil,
+        budget: Budget,
+        max_levels: int,
     ) -> None:
+        self._subject = subject
         self._plan, self._course, self._pupil, self._budget = plan, course, pupil, budget
         self._max_levels = max_levels
         self._epoch, self._batch = 0, 0
@@ -152,7 +165,7 @@ class _Training:
             for places in self._course.shuffled(self._epoch)[self._batch :]:
                 if plan.share >= 1.0:
                     break
-                before, rate = plan.ticks, scale * _rate(plan.share)
+                before, rate = plan.ticks, scale * _rate(plan.share, self._max_levels)
                 self._course.teach(self._pupil, places, rate, moving=not self._is_fixed)
                 self._batch += 1
                 self._reach(plan.advance())
@@ -205,6 +218,7 @@ class _Training:
         }
         return {
             **reached,
+            **self._subject.state(),
             **inside("plan", self._plan.state()),
             **inside("course", self._course.state()),
             **inside("pupil", self._pupil.state()),
@@ -224,8 +238,9 @@ class _Training:
         self._pupil.restore(under("pupil", state))
 
 
-def _rate(share: float) -> float:
+def _rate(share: float, max_levels: int) -> float:
     """Return the learning rate: two cosines, the second, for levels, down to nothing."""
     if share < FALLING:
         return _LOW_RATE + (_PEAK_RATE - _LOW_RATE) * (1 + cos(pi * share / FALLING)) / 2
-    return _PEAK_RATE * (1 + cos(pi * (share - FALLING) / (1 - FALLING))) / 2
+    peak = _PEAK_RATE * min(max_levels / _MANY_LEVELS, 1.0)
+    return peak * (1 + cos(pi * (share - FALLING) / (1 - FALLING))) / 2

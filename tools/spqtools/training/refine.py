@@ -13,7 +13,7 @@ from spqtools.evolve.student import Student
 from spqtools.progress import Progress
 from spqtools.training.course import DEFAULT_SECONDS, TICKS, Course, Plan
 from spqtools.training.pupil import Pupil
-from spqtools.training.state import AfterStep, State, inside, nobody, number, under
+from spqtools.training.state import AfterStep, State, Subject, inside, nobody, number, under
 
 # In units of each layer's root mean squared weight, for a network of one layer: tiny-YOLOv3 at 90 %
 # zeros, 1,200 variants of 96 images, came from 2.00 to 1.75 on other images.
@@ -68,16 +68,18 @@ def refine(
     pupil = Pupil(student, sparse, seed, chooses=False)
     scale = _RATE * len(student.layers) ** -0.5
     epoch, batch = 0, 0
-    if begun is not None:
-        epoch, batch = int(begun["epoch"]), int(begun["batch"])
-        plan.restore(under("plan", begun))
-        course.restore(under("course", begun))
-        pupil.restore(under("pupil", begun))
+    subject = Subject(sparse.tensors, inputs)
+    if (own := subject.own(begun, progress)) is not None:
+        epoch, batch = int(own["epoch"]), int(own["batch"])
+        plan.restore(under("plan", own))
+        course.restore(under("course", own))
+        pupil.restore(under("pupil", own))
 
     def state() -> State:
         return {
             "epoch": number(epoch),
             "batch": number(batch),
+            **subject.state(),
             **inside("plan", plan.state()),
             **inside("course", course.state()),
             **inside("pupil", pupil.state()),
