@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, log
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ _SIZE_PLACINGS, _QUALITY_PLACINGS = 8, 4
 _AUTO_BITS = 5
 # The kind of levels that suits all layers.
 _ONE_KIND = ("entropy-constrained",)
+# Share of a student's divergence below which what levels add does not matter.
+_FINE = 0.01
 # Prices, in units of the last student's own, that carry the frontier on beyond the goal.
 _ONWARDS = (2.0, 4.0, 8.0)
 
@@ -135,7 +137,7 @@ class Landing:
 
     def best(self, before: Rung, beyond: Rung | None, tick: Tick) -> Found:
         """Put the students on either side of the goal on levels that hit it; return the best."""
-        own = (beyond or before).student.bit_price / 2
+        own = self._own_price((beyond or before).student) / 2
         best, rung = self._land(before, own, tick), before
         if beyond is not None and self._is_worth_landing(beyond):
             other = self._land(beyond, own, tick)
@@ -148,14 +150,14 @@ class Landing:
     def own(self, rung: Rung, tick: Tick | None = None) -> Found:
         """Put a student on levels at its own price, once."""
         if rung.found is None:
-            rung.found = self._put(rung.student, rung.student.bit_price, tick)
+            rung.found = self._put(rung.student, self._own_price(rung.student), tick)
         elif tick is not None:
             tick(TICKS)
         return rung.found
 
     def near(self, student: Sparse, tick: Tick) -> Found:
         """Put a student that has learnt on levels at its own price, as near to itself as can be."""
-        return self._put(student, student.bit_price, tick, model=student.tensors)
+        return self._put(student, self._own_price(student), tick, model=student.tensors)
 
     def forget_all_but(self, rungs: Sequence[Rung]) -> None:
         """Forget the layers on levels, and the gradients, of all other students."""
@@ -168,7 +170,7 @@ class Landing:
             return
         for factor in _ONWARDS:
             if self._deadline.allows("quantise"):
-                self._put(rung.student, factor * rung.student.bit_price)
+                self._put(rung.student, factor * self._own_price(rung.student))
 
     def bytes_of(self, tensors: Mapping[str, Tensor], divergence: float | None) -> int:
         """Return the size of the file that tensors become."""
@@ -184,6 +186,16 @@ class Landing:
             is_cut=self.is_cut,
             missed=missed,
         )
+
+    def _own_price(self, student: Sparse) -> float:
+        """Return the price of a bit that suits a student.
+
+        Where its next zeros cost nothing, as those of dead units do, their price would buy levels
+        far finer than its answers are good. An error that falls by four with each bit of each
+        survivor falls by ``2 log(2) / survivors`` of itself with one bit.
+        """
+        divergence = self._evolution.measure(student.tensors)
+        return max(student.bit_price, 2 * log(2) * _FINE * divergence / max(student.kept, 1))
 
     def _is_worth_landing(self, rung: Rung) -> bool:
         """Tell whether levels can bring a student back that lies beyond the goal."""
@@ -209,7 +221,7 @@ class Landing:
             return best
         tried = [(best.point.bit_price, goal.share(best.point))]
         elasticity = SIZE_ELASTICITY if goal.is_size else DIVERGENCE_ELASTICITY
-        own = max(rung.student.bit_price, least)
+        own = max(self._own_price(rung.student), least)
         while (bit_price := next_price(tried, own, elasticity)) is not None:
             if not self._deadline.allows("quantise"):
                 self.is_cut = True
