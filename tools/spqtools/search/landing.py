@@ -138,13 +138,9 @@ class Landing:
     def best(self, before: Rung, beyond: Rung | None, tick: Tick) -> Found:
         """Put the students on either side of the goal on levels that hit it; return the best."""
         own = self._own_price((beyond or before).student) / 2
-        best, rung = self._land(before, own, tick), before
+        best = self._land(before, own, tick)
         if beyond is not None and self._is_worth_landing(beyond):
-            other = self._land(beyond, own, tick)
-            if self._better(best, other) is other:
-                best, rung = other, beyond
-        if self._goal.is_size and self._goal.rank(best.point)[0] and not self.is_cut:
-            best = self._better(best, self._land(rung, own, tick, best.point.bit_price))
+            best = self._better(best, self._land(beyond, own, tick))
         return best
 
     def own(self, rung: Rung, tick: Tick | None = None) -> Found:
@@ -202,31 +198,45 @@ class Landing:
         limit = self._goal.max_divergence
         return limit is None or self._evolution.measure(rung.student.tensors) <= limit
 
-    def _land(
-        self, rung: Rung, least: float, tick: Tick, initial_price: float | None = None
-    ) -> Found:
+    def _land(self, rung: Rung, least: float, tick: Tick) -> Found:
         """Put a student on levels at prices that come nearer to the goal; return the best.
 
-        The teacher and students with weights to spare have a price of about nothing; theirs counts
-        as `least`. Where a layer takes another kind of levels, or begins with more or fewer of
-        them, the size jumps. If a first landing has ended beside such a jump, one kind serves all
-        layers, initialised at the price that the first landing ended with.
+        Where a layer takes another kind of levels, or begins with more or fewer of them, the size
+        jumps. If the goal lies in such a jump, one kind serves all layers, initialised at the price
+        that came nearest.
         """
-        goal = self._goal
-        if initial_price is None:
-            best = self.own(rung, tick)
-        else:
-            best = self._put(rung.student, initial_price, tick, initial_price)
+        best = self.own(rung, tick)
         if self._options.sparsity is not None:
             return best
+        best = self._approach(rung.student, best, least, tick)
+        if self._goal.is_size and self._goal.rank(best.point)[0] and not self.is_cut:
+            price = best.point.bit_price
+            first = self._put(rung.student, price, tick, price)
+            best = self._better(best, self._approach(rung.student, first, least, tick, price))
+        return best
+
+    def _approach(
+        self,
+        student: Sparse,
+        best: Found,
+        least: float,
+        tick: Tick,
+        initial_price: float | None = None,
+    ) -> Found:
+        """Go on from a first attempt until the goal is hit or out of reach; return the best.
+
+        The teacher and students with weights to spare have a price of about nothing; theirs counts
+        as `least`.
+        """
+        goal = self._goal
         tried = [(best.point.bit_price, goal.share(best.point))]
         elasticity = SIZE_ELASTICITY if goal.is_size else DIVERGENCE_ELASTICITY
-        own = max(self._own_price(rung.student), least)
+        own = max(self._own_price(student), least)
         while (bit_price := next_price(tried, own, elasticity)) is not None:
             if not self._deadline.allows("quantise"):
                 self.is_cut = True
                 break
-            found = self._put(rung.student, bit_price, tick, initial_price)
+            found = self._put(student, bit_price, tick, initial_price)
             tried.append((bit_price, goal.share(found.point)))
             best = self._better(best, found)
         return best

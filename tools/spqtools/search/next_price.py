@@ -21,7 +21,7 @@ _AIM = (1.0 + CLOSE) / 2
 _STEP = 1.25
 _BLIND_STEP = 2.0
 # Between prices nearer to each other than that the size jumps.
-_JUMP = 1.02
+_JUMP = 1.03
 # A step between two prices goes at least this share of the way, in logarithms.
 _LEAST_SHARE = 0.25
 
