@@ -31,7 +31,7 @@ _AUTO_BITS = 5
 # The kind of levels that suits all layers.
 _ONE_KIND = ("entropy-constrained",)
 # Share of a student's divergence below which what levels add does not matter.
-_FINE = 0.01
+_FINE = 0.003
 # Prices, in units of the last student's own, that carry the frontier on beyond the goal.
 _ONWARDS = (2.0, 4.0, 8.0)
 
