@@ -124,7 +124,6 @@ def test_parameters_outside_of_layers_are_told(tmp_path: Path) -> None:
 
 
 def test_what_outputs_are_taken_for_is_told(tmp_path: Path) -> None:
-    """Two columns of a regression are not two classes: a common error of both counts, too."""
     found = report(tmp_path, Dense(), FAST)
     assert found.divergence_kind == "KL divergence in nats"
     assert found.notes == (

@@ -64,6 +64,14 @@ def test_embeddings_are_compared_by_squares() -> None:
     assert divergence([[-teacher[:4]], [-teacher[4:]]], [0, 1]) == pytest.approx(4, rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_embeddings_of_empty_inputs_and_of_few_digits(dtype: torch.dtype) -> None:
+    teacher = torch.nn.functional.normalize(randn(9, 64, seed=5)).to(dtype)
+    teacher[3] = 0.0
+    assert Divergence([[teacher]]).description == "squared error relative to the variance"
+    assert Divergence([[torch.zeros(5, 4)]]).guesses_classes
+
+
 def test_hard_answers_of_a_classifier_are_distributions() -> None:
     """Their rows have a length of one, too."""
     teacher = torch.eye(4)
@@ -78,6 +86,7 @@ def test_a_fitness_says_that_rows_are_no_scores() -> None:
     error = (STUDENT - TEACHER).double().square().mean()
     expected = float(error / TEACHER.double().var(unbiased=False))
     assert chosen([[STUDENT]], [0]) == pytest.approx(expected, rel=1e-4)
+    assert float(squared([STUDENT], [TEACHER])) == pytest.approx(float(error), rel=1e-4)
     assert chosen.predictions([[TEACHER]]) is None
 
 

@@ -15,7 +15,7 @@ HARM = 0.5
 
 def own_price(student: Sparse) -> float:
     landing = object.__new__(Landing)
-    landing._evolution = SimpleNamespace(measure=lambda _: HARM)  # type: ignore[assignment]
+    landing._evolution = SimpleNamespace(glance=lambda _: HARM)  # type: ignore[assignment]
     return landing._own_price(student)
 
 

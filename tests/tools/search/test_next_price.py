@@ -51,7 +51,7 @@ def test_divergences_are_hit(share: float, elasticity: float) -> None:
     assert hits(tried)
 
 
-@pytest.mark.parametrize(("near", "ends"), [(1.01, True), (1.1, False)])
+@pytest.mark.parametrize(("near", "ends"), [(1.029, True), (1.04, False)])
 def test_a_jump_between_near_prices_ends_it(near: float, ends: bool) -> None:
     tried = [(1.0, 1.04), (near, 0.96)]
     assert (next_price(tried, 1.0, SIZE_ELASTICITY) is None) is ends

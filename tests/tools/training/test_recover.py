@@ -185,6 +185,23 @@ def test_progress_tells_what_will_end_it(
         assert share == pytest.approx(step / len(noting.shares), abs=0.06)
 
 
+def test_progress_of_a_training_that_goes_on_begins_where_it_was(
+    evolution: Evolution, sparse: Sparse
+) -> None:
+    states: list[State] = []
+    refined(evolution, sparse, after_step=lambda _, at: states.append(at()))
+    looks, noting = count(), Noting()
+    options: dict[str, Any] = {
+        "seconds": 40.0,
+        "clock": lambda: float(next(looks)),
+        "begun": states[119],
+    }
+    refine(evolution.student, sparse, evolution.inputs, noting, **options)
+    assert len(noting.shares) < 50
+    for step, share in enumerate(noting.shares, 1):
+        assert share == pytest.approx(0.5 + 0.5 * step / len(noting.shares), abs=0.06)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 1e-9])
 def test_no_time_at_all(evolution: Evolution, sparse: Sparse, seconds: float) -> None:
     found = trained(evolution, sparse, target_bytes=700, seconds=seconds)

@@ -37,6 +37,8 @@ SOFTENED = 3.0
 _PIECES = 32
 # How far from one a sum may be that is one but for rounding.
 _ROUNDED = 1e-3
+# The same for a row's length, also in bfloat16.
+_ROUNDED_LENGTH = 1e-2
 # Part of the outputs' deviation by which they are moved to learn a fitness's curvature.
 _MOVED = 0.01
 
@@ -230,8 +232,10 @@ def _kind(output: Tensor) -> str:
 
 
 def _has_unit_rows(output: Tensor) -> bool:
-    """Tell whether all rows have a length of one, as embeddings have."""
-    return bool(((output.norm(dim=1) - 1).abs() < _ROUNDED).all())
+    """Tell whether all rows have a length of one, as embeddings have; or none, of empty inputs."""
+    lengths = output.norm(dim=1)
+    is_unit = (lengths - 1).abs() < _ROUNDED_LENGTH
+    return bool(is_unit.any() and (is_unit | (lengths == 0)).all())
 
 
 def _log_distribution(output: Tensor, kind: str, temperature: float) -> Tensor:

@@ -178,6 +178,11 @@ class Evolution:
             outputs = self.held_out.outputs(tensors)
             return self.held_out_divergence(outputs, range(len(outputs)))
 
+    def glance(self, tensors: Mapping[str, Tensor]) -> float:
+        """Return the divergence that steers the search, on the samples that candidates race on."""
+        with torch.no_grad():
+            return self.divergence(self.student.outputs(tensors, self.race), self.race)
+
     def cycle(
         self,
         state: Sparse,

@@ -10,7 +10,7 @@ from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.search import Evolution
 from spqtools.progress import Tick
 from spqtools.reading.calibration import Calibration
-from spqtools.search.fitness import OPTION, named_fitness
+from spqtools.search.fitness import BUILT_IN, OPTION, named_fitness
 from spqtools.search.goal import Options
 
 # Less than this of a student's divergence is rounding.
@@ -55,7 +55,8 @@ def begin_search(
             f"the network does not run on the calibration inputs ({first_line(error)}); "
             "check their number, shape and type",
         ) from error
-    if options.fitness is not None and not abs(evolution.own_divergence) <= _NOTHING:
+    is_foreign = options.fitness is not None and options.fitness not in BUILT_IN
+    if is_foreign and not abs(evolution.own_divergence) <= _NOTHING:
         raise SpqError(
             Reason.BAD_ARGUMENT,
             f"{OPTION} {options.fitness!r} must be 0 where student and original answer alike, and "

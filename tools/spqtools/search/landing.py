@@ -190,7 +190,7 @@ class Landing:
         far finer than its answers are good. An error that falls by four with each bit of each
         survivor falls by ``2 log(2) / survivors`` of itself with one bit.
         """
-        divergence = self._evolution.measure(student.tensors)
+        divergence = self._evolution.glance(student.tensors)
         return max(student.bit_price, 2 * log(2) * _FINE * divergence / max(student.kept, 1))
 
     def _is_worth_landing(self, rung: Rung) -> bool:
@@ -208,12 +208,12 @@ class Landing:
         best = self.own(rung, tick)
         if self._options.sparsity is not None:
             return best
-        best = self._approach(rung.student, best, least, tick)
-        if self._goal.is_size and self._goal.rank(best.point)[0] and not self.is_cut:
-            price = best.point.bit_price
-            first = self._put(rung.student, price, tick, price)
-            best = self._better(best, self._approach(rung.student, first, least, tick, price))
-        return best
+        best, has_jumped = self._approach(rung.student, best, least, tick)
+        if not (self._goal.is_size and has_jumped and self._may_go_on()):
+            return best
+        price = best.point.bit_price
+        first = self._put(rung.student, price, tick, price)
+        return self._better(best, self._approach(rung.student, first, least, tick, price)[0])
 
     def _approach(
         self,
@@ -222,24 +222,35 @@ class Landing:
         least: float,
         tick: Tick,
         initial_price: float | None = None,
-    ) -> Found:
-        """Go on from a first attempt until the goal is hit or out of reach; return the best.
+    ) -> tuple[Found, bool]:
+        """Go on from a first attempt until the goal is hit, out of reach or in a jump.
 
         The teacher and students with weights to spare have a price of about nothing; theirs counts
         as `least`.
+
+        Returns
+        -------
+        tuple of Found and bool
+            The best attempt, and whether the goal lay between two of them and none hit it.
         """
         goal = self._goal
         tried = [(best.point.bit_price, goal.share(best.point))]
         elasticity = SIZE_ELASTICITY if goal.is_size else DIVERGENCE_ELASTICITY
         own = max(self._own_price(student), least)
         while (bit_price := next_price(tried, own, elasticity)) is not None:
-            if not self._deadline.allows("quantise"):
-                self.is_cut = True
+            if not self._may_go_on():
                 break
             found = self._put(student, bit_price, tick, initial_price)
             tried.append((bit_price, goal.share(found.point)))
             best = self._better(best, found)
-        return best
+        sides = {share > 1.0 for _, share in tried}
+        return best, len(sides) == 2 and bool(goal.rank(best.point)[0])
+
+    def _may_go_on(self) -> bool:
+        """Tell whether there is time for one more attempt; where there is none, that is a cut."""
+        has_time = self._deadline.allows("quantise")
+        self.is_cut = self.is_cut or not has_time
+        return has_time
 
     def _better(self, one: Found, other: Found) -> Found:
         return min(one, other, key=lambda found: self._goal.rank(found.point))

@@ -46,7 +46,7 @@ class Plan:
         self.steps = min(max(visits // batch, _LEAST_STEPS), _MOST_STEPS)
         self.is_cut = False
         self.share, self.ticks = 0.0, 0
-        self._done, self._brought = 0, 0
+        self._done, self._brought, self._brought_share = 0, 0, 0.0
         self._clock, self._start, self._seconds = clock, clock(), seconds
         self._first = self._start
 
@@ -62,7 +62,8 @@ class Plan:
             self._first = now
         elif end - now < (pace := max(now - self._first, 1e-9) / taken) * left:
             # Time, not the steps, tells how far this is from its end.
-            shown = (now - self._first) / max(end - self._first, 1e-9)
+            by_time = (now - self._first) / max(end - self._first, 1e-9)
+            shown = self._brought_share + (1.0 - self._brought_share) * by_time
             if end - now < self._seconds / 2:
                 left, self.is_cut = max(int((end - now) / pace), 1), True
         self.share += (1.0 - self.share) / left
@@ -80,7 +81,8 @@ class Plan:
     def restore(self, state: State) -> None:
         """Go on from where a training was killed; the time that it had taken does not count."""
         self._done = self._brought = int(state["done"])
-        self.share, self.is_cut = float(state["share"]), bool(state["is_cut"])
+        self.share = self._brought_share = float(state["share"])
+        self.is_cut = bool(state["is_cut"])
         self.ticks = int(TICKS * self.share)
 
 

@@ -39,7 +39,8 @@ class Subject:
     def _digest(self) -> Tensor:
         digest = hashlib.sha256(digest_of(self._student).encode())
         for tensor in self._inputs:
-            digest.update(tensor.contiguous().numpy().data)
+            digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
     def state(self) -> State:
