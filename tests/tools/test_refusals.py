@@ -250,6 +250,7 @@ def test_size_out_of_reach(refused: Refused, tmp_path: Path) -> None:
     sentence = refused(
         *("pack", tmp_path / "model.pt", "--arch", f"{tmp_path / 'net.py'}:build"),
         *("--calib", tmp_path / "c.npz", "--effort", "fast", "--target-size", "100"),
+        notes=1,
     )
     assert "[goal_not_reached]" in sentence
 

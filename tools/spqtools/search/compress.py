@@ -146,9 +146,6 @@ def compress(
     with _fixed_threads():
         with progress.stage("answer") as tick:
             evolution = begin_search(graph, calibration, options, tick)
-        notes = remarks(evolution, calibration)
-        for note in notes:
-            progress.note(note)
         deadline = deadline or Deadline()
         searching = deadline if lessons is None else deadline.sooner(_SEARCHING)
         landing = Landing(evolution, calibration, options, goal, file_bytes, on_point, searching)
@@ -156,6 +153,9 @@ def compress(
             evolution, options, goal, landing, searching, checkpoint, calibration.labels
         )
         search.restore()
+        notes = remarks(evolution, calibration)
+        for note in notes:
+            progress.note(note)
         try:
             with progress.stage("evolve", search.foreseen, search.done) as tick:
                 search.run(tick)
