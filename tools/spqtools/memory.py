@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,9 +24,15 @@ def memory_of(name: str, value: NDArray[Any] | Tensor) -> object:
 def bits_of(value: NDArray[Any] | Tensor) -> bytes:
     """Return the elements as bytes in row-major order; NumPy has no bfloat16, PyTorch has."""
     if isinstance(value, Tensor):
-        # A tensor without dimensions cannot be viewed as narrower elements.
-        return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return _elements(value).tobytes()
     return value.tobytes()
+
+
+def _elements(tensor: Tensor) -> NDArray[np.uint8]:
+    """Return the bytes of the elements in row-major order, without a copy where they lie so."""
+    # A tensor without dimensions cannot be viewed as narrower elements.
+    elements: NDArray[np.uint8] = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return elements
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -33,5 +40,5 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(bits_of(tensors[name]))
+        digest.update(_elements(tensors[name]).data)
     return digest.hexdigest()

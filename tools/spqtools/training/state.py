@@ -1,6 +1,5 @@
 """What a training leaves, so that a killed one goes on from there: tensors by name."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
@@ -37,11 +36,12 @@ class Subject:
 
     @cached_property
     def _digest(self) -> Tensor:
-        digest = hashlib.sha256(digest_of(self._student).encode())
-        for tensor in self._inputs:
-            digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
+        inputs = {
+            f"{index} {tensor.dtype} {list(tensor.shape)}": tensor
+            for index, tensor in enumerate(self._inputs)
+        }
+        digest = digest_of(self._student) + digest_of(inputs)
+        return torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8)
 
     def state(self) -> State:
         """Return what tells whether a state belongs to this training."""
