@@ -15,9 +15,11 @@ import math
 import struct
 import sys
 import zlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from functools import cache
+from itertools import accumulate, pairwise, product
 from pathlib import Path
 
 # --- 1 Scope ---------------------------------------------------------------------------------
@@ -289,7 +291,15 @@ DTYPES = {
     12: ("bool", 1),
 }
 # 5.3
-ENCODINGS = {0: "raw", 1: "alias", 2: "dense", 3: "sparse", 4: "planes", 5: "constant"}
+ENCODINGS = {
+    0: "raw",
+    1: "alias",
+    2: "dense",
+    3: "sparse",
+    4: "planes",
+    5: "constant",
+    6: "mixed",
+}
 
 
 @dataclass(frozen=True)
@@ -442,7 +452,12 @@ def decode_tensor(data: bytes, record: TensorRecord) -> bytes:
         return elements
     if record.encoding == "constant":
         return record.element * record.element_count
-    decode = {"dense": decode_dense, "sparse": decode_sparse, "planes": decode_planes}
+    decode = {
+        "dense": decode_dense,
+        "sparse": decode_sparse,
+        "planes": decode_planes,
+        "mixed": decode_mixed,
+    }
     return decode[record.encoding](data, record)
 
 
@@ -781,6 +796,89 @@ def decode_planes(data: bytes, record: TensorRecord) -> bytes:
     return bytes(elements)
 
 
+# 6.6 Mixed tensors
+
+
+def decode_mixed(data: bytes, record: TensorRecord) -> bytes:
+    """Decode a small tensor whose signed indices are coded by mixed predictions (6.6)."""
+    cursor = Cursor(read_part(data, record.parts[0]), "bad_tables")
+    cursor.require(record.dtype in ("f64", "f32", "f16", "bf16"), "only floats are mixed")
+    cursor.require(len(record.shape) >= 2, "a mixed tensor has rows and channels")
+    small = record.element_count <= MAX_MIXED_ELEMENTS
+    cursor.require(small, "a mixed tensor has at most 2**19 elements")
+    levels = read_codebook(cursor, record)
+    cursor.require(len(levels) <= MAX_MIXED_LEVELS, "a mixed tensor has at most 64 levels")
+    zero = bytes(record.item_bytes)
+    cursor.require(zero not in levels, "zero is no level")
+    cursor.finish()
+    cursor.require(len(record.parts) == 2, "a mixed tensor has one chunk")
+
+    positive_count = sum(level[-1] < 0x80 for level in levels)
+    level_of = {0: zero}
+    for i, level in enumerate(levels):
+        level_of[i + 1 if i < positive_count else positive_count - i - 1] = level
+    signed = decode_signed_indices(
+        read_part(data, record.parts[1]),
+        record.shape,
+        positive_count,
+        len(levels) - positive_count,
+    )
+    return b"".join(level_of[index] for index in signed)
+
+
+def decode_signed_indices(
+    stream: bytes, shape: tuple[int, ...], positive_count: int, negative_count: int
+) -> list[int]:
+    """Decode the signed index of each element in turn (6.6.2)."""
+    row_count, channel_count = shape[:2]
+    place_count = math.prod(shape[2:])
+    kernel_width = shape[-1] if len(shape) > 2 else 1
+    predictions = MixedPredictions(stream)
+    decide = predictions.decide
+    signed: dict[tuple[int, int, int], int] = {}
+    ones = 0  # of the kernel
+    for row, channel, place in product(range(row_count), range(channel_count), range(place_count)):
+        if place_count > 1:
+            before, above = (row, channel, place - 1), (row, channel, place - kernel_width)
+        else:
+            before, above = (row, channel - 2, place), (row - 2, channel, place)
+        left, up = (row, channel - 1, place), (row - 1, channel, place)
+        near = [signed.get(at, 0) for at in (left, up, before, above)]
+        sizes = tuple(min(abs(index), 3) for index in near)
+        signs = tuple((index > 0) - (index < 0) for index in near)
+        ones = 0 if place == 0 else ones
+        names: list[Hashable] = [
+            ("row", row),
+            ("channel", channel),
+            ("place", channel, place),
+            ("around", sizes),
+        ]
+        if place_count > 1:
+            names.append(("kernel", place, min(ones, 9)))
+        index = decide("present", names)
+        if index == 1:
+            ones += 1
+            positive = 1 if positive_count > 0 else 0
+            if positive_count > 0 and negative_count > 0:
+                names = [("signs", signs), ("signs in kernel", place, signs[2:])]
+                positive = decide("positive", names)
+            while index < (positive_count if positive else negative_count):
+                step = min(index, MIXED_STEPS)
+                names = [
+                    ("step", step, positive),
+                    ("step in row", step, row),
+                    ("step in channel", step, channel),
+                    ("step around", step, sizes[2:]),
+                ]
+                if decide(("step", step), names) == 0:
+                    break
+                index += 1
+            index = index if positive else -index
+        signed[row, channel, place] = index
+    predictions.finish()
+    return list(signed.values())
+
+
 # --- 7 Entropy coder -------------------------------------------------------------------------
 
 STATE_LOWER_BOUND = 1 << 32
@@ -832,6 +930,93 @@ class Coder:
         return symbols
 
 
+# 7.5 Mixed predictions
+
+MIXED_STEPS = 4
+# fmt: off
+LOGISTIC = (
+    22, 36, 60, 98, 162, 267, 439, 720, 1179, 1921, 3108, 4971, 7812, 11955, 17625, 24743, 32768,
+    40793, 47911, 53581, 57724, 60565, 62428, 63615, 64357, 64816, 65097, 65269, 65374, 65438,
+    65476, 65500, 65514,
+)
+# fmt: on
+
+
+def squash(logit: int) -> int:
+    """Return the probability, in units of 2**-16, of a logit in units of 1/256 (7.5.1)."""
+    knot, rest = divmod(logit + 2048, 128)
+    return (LOGISTIC[knot] * (128 - rest) + LOGISTIC[knot + 1] * rest + 64) >> 7
+
+
+@cache
+def stretch(probability: int) -> int:
+    """Return the logit of a probability (7.5.1)."""
+    middle = 16 * (probability >> 4) + 8
+    return next((logit for logit in range(-2047, 2047) if squash(logit) >= middle), 2047)
+
+
+@dataclass
+class Counter:
+    """What has been seen where something was the same (7.5.2)."""
+
+    probability: int = 1 << 15
+    seen: int = 0
+
+
+class MixedPredictions:
+    """Decodes decisions under predictions that learn from them (7.5).
+
+    Parameters
+    ----------
+    stream : bytes
+        The whole stream.
+    """
+
+    def __init__(self, stream: bytes) -> None:
+        self._counters: defaultdict[Hashable, Counter] = defaultdict(Counter)
+        self._weights: defaultdict[Hashable, list[int]] = defaultdict(lambda: [20480] * 5)
+        self._cursor = Cursor(stream, "bad_stream")
+        self._value = int.from_bytes(self._cursor.take(4), "big")
+        self._range = 2**32 - 1
+        self._cursor.require(self._value < self._range, "a value is below the range")
+
+    def decide(self, kind: Hashable, names: list[Hashable]) -> int:
+        """Decode a decision that counters of these names predict, and let them learn (7.5.2)."""
+        weights = self._weights[kind]
+        inputs = [stretch(self._counters[name].probability) for name in names]
+        mixed = sum(weights[number] * inputs[number] for number in range(len(names))) >> 16
+        probability = squash(max(-2047, min(2047, mixed)))
+        probability = max(32, min(65504, probability))
+        decision = self._decode_decision(probability)
+        error = 65536 * decision - probability
+        for number, name in enumerate(names):
+            weights[number] += (error * inputs[number] + 8192) >> 14
+            counter = self._counters[name]
+            rate = 2**17 // (2 * counter.seen + 3)
+            counter.probability += (65535 * decision - counter.probability) * rate >> 16
+            counter.seen = min(counter.seen + 1, 255)
+        return decision
+
+    def _decode_decision(self, probability: int) -> int:
+        """Decode a decision whose probability of a one is known (7.5.3)."""
+        bound = self._range * probability >> 16
+        decision = 1 if self._value < bound else 0
+        if decision:
+            self._range = bound
+        else:
+            self._range -= bound
+            self._value -= bound
+        while self._range < 2**24:
+            self._range <<= 8
+            self._value = (self._value << 8) + self._cursor.integer(1)
+        return decision
+
+    def finish(self) -> None:
+        """Refuse what an encoder would not have left behind the last decision (7.5.3)."""
+        self._cursor.finish()
+        self._cursor.require(self._value == 0, "a value ends at zero")
+
+
 # --- 9 Limits --------------------------------------------------------------------------------
 
 MAX_NAME_BYTES = 1024
@@ -845,6 +1030,8 @@ MAX_SYMBOL_BITS = 9
 MAX_CONTEXTS = 64
 MAX_CHUNK_ELEMENTS = 1 << 24
 MAX_DIRECTORY_RATIO = 64
+MAX_MIXED_ELEMENTS = 1 << 19
+MAX_MIXED_LEVELS = 64
 MIN_ROW_LENGTH = 8
 
 

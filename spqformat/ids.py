@@ -6,7 +6,7 @@ import numpy as np
 
 MAGIC = b"\x93SPQ\r\n\x1a\n"
 VERSION_MAJOR = 1
-VERSION_MINOR = 1
+VERSION_MINOR = 2
 HEADER_BYTES = 64
 
 # Normative maxima (spec 9)
@@ -22,11 +22,17 @@ MAX_CHUNK_ELEMENTS = 1 << 24
 MIN_ROW_LENGTH = 8
 MAX_SYMBOL_BITS = 9
 MAX_DIRECTORY_RATIO = 64
+MAX_MIXED_ELEMENTS = 1 << 19
+MAX_MIXED_LEVELS = 64
 
 # Entropy coder (spec 7)
 STATE_LOWER_BOUND = 1 << 32
 MANY_LANES = 8
 MANY_LANES_FROM_SYMBOLS = 8192
+
+# Mixed predictions (spec 7.5)
+MIXED_INPUTS = 5
+MIXED_STEPS = 4
 
 
 class RequiredFeature(IntEnum):
@@ -97,6 +103,7 @@ class Encoding(IntEnum):
     SPARSE = 3
     PLANES = 4
     CONSTANT = 5
+    MIXED = 6
 
 
 class CodebookKind(IntEnum):

@@ -38,7 +38,7 @@ class TensorRecord:
     dtype : DType
         Element type.
     encoding : Encoding
-        `RAW`, `DENSE`, `SPARSE`, `PLANES` or `CONSTANT`.
+        `RAW`, `DENSE`, `SPARSE`, `PLANES`, `CONSTANT` or `MIXED`.
     shape : tuple of int
         Dimensions, row-major.
     decoded_crc32 : int

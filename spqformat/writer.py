@@ -16,13 +16,15 @@ from spqformat.ids import (
     MAX_NAME_BYTES,
     MAX_RANK,
     VERSION_MAJOR,
-    VERSION_MINOR,
     DType,
     Encoding,
     ProgramCodec,
     RequiredFeature,
 )
 from spqformat.limits import Limits
+
+# Minor versions that encodings came with; the others are as old as the format.
+_MINOR_OF_ENCODINGS = {Encoding.CONSTANT: 1, Encoding.MIXED: 2}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class EncodedTensor:
     dtype : DType
         Element type.
     encoding : Encoding
-        `RAW`, `DENSE`, `SPARSE`, `PLANES` or `CONSTANT`.
+        `RAW`, `DENSE`, `SPARSE`, `PLANES`, `CONSTANT` or `MIXED`.
     shape : tuple of int
         Dimensions.
     decoded_crc32 : int
@@ -142,8 +144,8 @@ def serialise(
 
 def _version_minor(required_features: int, stored: Sequence[EncodedTensor]) -> int:
     """Return the lowest minor version that has all that a file uses (spec 3.3)."""
-    newer = required_features or any(tensor.encoding is Encoding.CONSTANT for tensor in stored)
-    return VERSION_MINOR if newer else 0
+    oldest = 1 if required_features else 0
+    return max([oldest, *(_MINOR_OF_ENCODINGS.get(tensor.encoding, 0) for tensor in stored)])
 
 
 def _check_size(what: str, size: int, most: int) -> None:

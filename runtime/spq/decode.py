@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from spq._processors import processor_count
 from spq.dense import DenseDecoder
 from spq.floats import Convert, conversion
+from spq.mixed import MixedDecoder
 from spq.planes import PlanesDecoder
 from spq.scratch import Scratch
 from spq.sparse import SparseDecoder
@@ -290,4 +291,5 @@ _DECODERS: Mapping[Encoding, Callable[[TensorRecord, ReadPart, Convert], _Decode
     Encoding.SPARSE: SparseDecoder,
     Encoding.PLANES: PlanesDecoder,
     Encoding.CONSTANT: _ConstantDecoder,
+    Encoding.MIXED: MixedDecoder,
 }

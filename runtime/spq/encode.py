@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from spq.chunks import SMALL_ELEMENTS
 from spq.dense import encode_dense
+from spq.mixed import encode_mixed
 from spq.planes import encode_planes
 from spq.sparse import encode_sparse, views
 from spqformat.codebook import Codebook, smallest_codebook, spanning_codebook
 from spqformat.cursor import varint
 from spqformat.ids import DType, Encoding
+from spqformat.mixed_tables import can_be_mixed
 from spqformat.writer import EncodedTensor
 
 
@@ -26,7 +28,9 @@ class _Indexed:
     indices: NDArray[np.uint8]  # shape (element_count,)
 
 
-def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
+def encode_tensor(
+    elements: NDArray[np.generic], dtype: DType, *, mixes: bool = False
+) -> EncodedTensor:
     """Encode a tensor exactly, in the fewest bytes that the format's encodings take.
 
     Parameters
@@ -35,6 +39,8 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
         Elements in the NumPy type of `dtype`.
     dtype : DType
         Element type.
+    mixes : bool
+        Whether mixed predictions may be taken, which are slow to decode.
 
     Returns
     -------
@@ -53,7 +59,8 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
         return EncodedTensor(dtype, Encoding.CONSTANT, elements.shape, crc, [], element)
     raw = EncodedTensor(dtype, Encoding.RAW, elements.shape, crc, [bits.tobytes()])
     best = min(
-        [raw, *_encode_indexed(bits, dtype, elements.shape, crc)], key=_directory_and_stored_bytes
+        [raw, *_encode_indexed(bits, dtype, elements.shape, crc, mixes)],
+        key=_directory_and_stored_bytes,
     )
     if best is not raw or bits.size == 0:
         return best
@@ -62,7 +69,7 @@ def encode_tensor(elements: NDArray[np.generic], dtype: DType) -> EncodedTensor:
 
 
 def _encode_indexed(
-    bits: NDArray[np.generic], dtype: DType, shape: tuple[int, ...], crc: int
+    bits: NDArray[np.generic], dtype: DType, shape: tuple[int, ...], crc: int, mixes: bool
 ) -> list[EncodedTensor]:
     """Encode a tensor as indices into its distinct values; nothing when these are too many."""
     indexed = _index(bits, dtype, shape)
@@ -78,6 +85,8 @@ def _encode_indexed(
         options.append(_encode_sparse(indexed, int(zero[0]), crc))
     if zero_share <= 0.5 or small:
         options.extend(_encode_dense(indexed, crc))
+    if mixes and can_be_mixed(dtype, shape):
+        options.extend(_encode_mixed(indexed, int(zero[0]) if zero.size else None, crc))
     return options
 
 
@@ -118,6 +127,16 @@ def _encode_sparse(indexed: _Indexed, zero_index: int, crc: int) -> EncodedTenso
         for view in views(indexed.shape, indexed.indices.size)
     ]
     return min(options, key=_directory_and_stored_bytes)
+
+
+def _encode_mixed(indexed: _Indexed, zero_index: int | None, crc: int) -> list[EncodedTensor]:
+    """Encode all elements under mixed predictions, if they fit."""
+    levels = indexed.levels if zero_index is None else np.delete(indexed.levels, zero_index)
+    codebook = smallest_codebook(levels, indexed.dtype)
+    parts = encode_mixed(indexed.indices, zero_index, codebook, indexed.shape)
+    if parts is None:
+        return []
+    return [EncodedTensor(indexed.dtype, Encoding.MIXED, indexed.shape, crc, parts)]
 
 
 def _encode_dense(indexed: _Indexed, crc: int) -> list[EncodedTensor]:

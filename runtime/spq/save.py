@@ -41,6 +41,7 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     programs: Mapping[str, bytes] | None = None,
+    mixes: bool = False,
 ) -> int:
     """Write tensors exactly: what `load_state_dict` and `open` give back is what went in.
 
@@ -60,6 +61,10 @@ def save(
         Flat string map to store.
     programs : mapping of str to bytes, optional
         Programs by kind: ``torch`` or ``onnx``.
+    mixes : bool, optional
+        Whether weights of at most 2**19 elements and 64 levels besides zero are coded under
+        predictions that learn while they decode, as `spq pack` does: fewer bytes, and tens of
+        nanoseconds to decode an element.
 
     Returns
     -------
@@ -90,7 +95,7 @@ def save(
         if owner != name:
             aliases[name] = owner
         else:
-            encoded[name] = encode_tensor(array, dtype)
+            encoded[name] = encode_tensor(array, dtype, mixes=mixes)
     pieces = serialise(encoded, aliases, metadata or {}, programs or {})
     if isinstance(path, str | os.PathLike):
         _check_path(path)

@@ -54,8 +54,10 @@ def warmup() -> Path:
     # Elements of one byte rarely are in planes.
     for width in (1, 2, 4, 8):
         join_planes(np.zeros((width, 8), dtype=np.uint8), False, np.zeros(8, dtype=f"u{width}"))
+    # Every element type is mixed by the same code.
+    tensors["mixed"] = (dense_rows[:, :64] / 7).astype("f4")
     stream = io.BytesIO()
-    save(tensors, stream)
+    save(tensors, stream, mixes=True)
     with Archive(stream.getvalue(), Limits()) as archive:
         archive.tensors()
     return folder

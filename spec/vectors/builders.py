@@ -2,12 +2,13 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 DTYPES = ("f64", "f32", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool")
 ITEM_BYTES = (8, 4, 2, 2, 1, 2, 4, 8, 1, 2, 4, 8, 1)
-RAW, ALIAS, DENSE, SPARSE, PLANES, CONSTANT = range(6)
+RAW, ALIAS, DENSE, SPARSE, PLANES, CONSTANT, MIXED = range(7)
 MAGIC = b"\x93SPQ\r\n\x1a\n"
 MANY_LANES_FROM_SYMBOLS = 8192
 
@@ -70,6 +71,137 @@ def stream(
         quotient, remainder = divmod(states[lane], frequency)
         states[lane] = (quotient << freq_log2) + remainder + sum(table[: symbols[index]])
     return b"".join([number(state, 8) for state in states] + [number(word, 4) for word in words])
+
+
+# --- 7.5 Mixed predictions ---------------------------------------------------------------------
+
+# fmt: off
+LOGISTIC = [
+    22, 36, 60, 98, 162, 267, 439, 720, 1179, 1921, 3108, 4971, 7812, 11955, 17625, 24743, 32768,
+    40793, 47911, 53581, 57724, 60565, 62428, 63615, 64357, 64816, 65097, 65269, 65374, 65438,
+    65476, 65500, 65514,
+]
+# fmt: on
+# Probabilities of the logits from -2047 to 2047; they ascend.
+SQUASHED = [
+    (LOGISTIC[at // 128] * (128 - at % 128) + LOGISTIC[at // 128 + 1] * (at % 128) + 64) // 128
+    for at in range(1, 4096)
+]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision, with the weights and counters that predict it (6.6.2)."""
+
+    kind: str
+    names: Sequence[str]
+    wanted: bool
+
+
+class MixedStream:
+    """Codes decisions (7.5.2, 7.5.3); the stream is one integer, in which a carry goes by itself.
+
+    Attributes
+    ----------
+    probabilities : list of int
+        Of a one, of each decision.
+    carries : list of int
+        For each carry into bytes that were written before, how many bytes 255 it ran through.
+    """
+
+    def __init__(self) -> None:
+        self._counters: dict[str, tuple[int, int]] = {}
+        self._weights: dict[tuple[str, int], int] = {}
+        self._low = 0
+        self._range = (1 << 32) - 1
+        self._stream_bytes = 4
+        self.probabilities: list[int] = []
+        self.carries: list[int] = []
+
+    def code(self, decision: Decision) -> None:
+        """Code a decision and learn from it."""
+        counters = [self._counters.get(name, (1 << 15, 0)) for name in decision.names]
+        logits = [min(bisect_left(SQUASHED, p // 16 * 16 + 8) - 2047, 2047) for p, _ in counters]
+        places = [(decision.kind, place) for place in range(len(counters))]
+        weights = [self._weights.get(place, 20480) for place in places]
+        mixed = sum(w * logit for w, logit in zip(weights, logits, strict=True)) // (1 << 16)
+        probability = SQUASHED[sorted((-2047, mixed, 2047))[1] + 2047]
+        probability = sorted((32, probability, 65504))[1]
+        self._narrow(probability, decision.wanted)
+        error = (65536 if decision.wanted else 0) - probability
+        for place, weight, logit in zip(places, weights, logits, strict=True):
+            self._weights[place] = weight + (error * logit + (1 << 13)) // (1 << 14)
+        target = 65535 if decision.wanted else 0
+        for name, (estimate, seen) in zip(decision.names, counters, strict=True):
+            moved = estimate + (target - estimate) * ((1 << 17) // (2 * seen + 3)) // (1 << 16)
+            self._counters[name] = (moved, min(seen + 1, 255))
+
+    def _narrow(self, probability: int, wanted: bool) -> None:
+        """Leave of the range what stands for a decision."""
+        self.probabilities.append(probability)
+        bound = self._range * probability // (1 << 16)
+        if wanted:
+            self._range = bound
+        else:
+            before = self._low >> 32
+            self._low += bound
+            self._range -= bound
+            if self._low >> 32 != before:
+                self.carries.append(((before ^ before + 1).bit_length() - 1) // 8)
+        while self._range < 1 << 24:
+            self._range <<= 8
+            self._low <<= 8
+            self._stream_bytes += 1
+
+    def written(self) -> bytes:
+        """Return the stream."""
+        return self._low.to_bytes(self._stream_bytes, "big")
+
+
+def decisions(
+    shape: tuple[int, ...], signed: Sequence[int], positive_count: int, negative_count: int
+) -> Iterator[Decision]:
+    """Take signed indices apart (6.6.2)."""
+    channels, places = shape[1], math.prod(shape[2:])
+    width = shape[-1] if len(shape) > 2 else 1
+    for at, index in enumerate(signed):
+        line, place = divmod(at, places)
+        row, channel = divmod(line, channels)
+        back = [(places, channel >= 1), (channels * places, row >= 1)]
+        if places > 1:
+            back += [(1, place >= 1), (width, place >= width)]
+        else:
+            back += [(2, channel >= 2), (2 * channels, row >= 2)]
+        near = [signed[at - distance] if inside else 0 for distance, inside in back]
+        sizes = [min(abs(neighbour), 3) for neighbour in near]
+        signs = [(neighbour > 0) - (neighbour < 0) for neighbour in near]
+        names = [f"row {row}", f"channel {channel}", f"place {channel} {place}", f"around {sizes}"]
+        if places > 1:
+            ones = sum(map(bool, signed[at - place : at]))
+            names.append(f"kernel {place} {min(ones, 9)}")
+        yield Decision("present", names, index != 0)
+        if index == 0:
+            continue
+        if positive_count and negative_count:
+            names = [f"signs {signs}", f"signs {signs[2:]} in kernel {place}"]
+            yield Decision("positive", names, index > 0)
+        for size in range(1, positive_count if index > 0 else negative_count):
+            step = min(size, 4)
+            names = [f"step {step} {index > 0}", f"step {step} in row {row}"]
+            names += [f"step {step} in channel {channel}", f"step {step} around {sizes[2:]}"]
+            yield Decision(f"step {step}", names, abs(index) > size)
+            if abs(index) == size:
+                break
+
+
+def mixed_stream(
+    shape: tuple[int, ...], signed: Sequence[int], positive_count: int, negative_count: int
+) -> MixedStream:
+    """Code signed indices."""
+    stream = MixedStream()
+    for decision in decisions(shape, signed, positive_count, negative_count):
+        stream.code(decision)
+    return stream
 
 
 # --- 6.2 Frequency tables ----------------------------------------------------------------------
@@ -239,12 +371,17 @@ class Header:
     changes: dict[str, int] = field(default_factory=dict)
 
 
+def version_minor(*tensors: Tensor, least: int = 0) -> int:
+    """Return the lowest minor version that has all encodings, and what needs `least` (3.3)."""
+    came_with = {CONSTANT: 1, MIXED: 2}
+    return max([least, *(came_with.get(tensor.encoding, 0) for tensor in tensors)])
+
+
 def file_of(
     *tensors: Tensor, metadata: bytes = b"", programs: bytes = b"", header: Header | None = None
 ) -> bytes:
     """Put a file together; all lengths and checksums are right unless the header says otherwise."""
-    newer = any(tensor.encoding == CONSTANT for tensor in tensors)
-    header = header or Header(version_minor=int(newer))
+    header = header or Header(version_minor=version_minor(*tensors))
     directory = header.directory
     if directory is None:
         directory = b"".join(tensor.written() for tensor in tensors)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import builders as b
 from builders import Header, Tensor, constant, file_of, raw, stored_block, varint
 from invalid_files import Invalid
+from mixed_files import mixed
 from valid_files import BOOL, F32, U8, Valid, View, dense, planes, sparse, valid
 
 DEFLATED = 1  # bit 0 of `required_features`
@@ -106,7 +107,8 @@ def deflated(*tensors: Tensor, stream: bytes, unpacked_bytes: int | None = None)
     if unpacked_bytes is None:
         unpacked_bytes = len(plain(*tensors))
     section = varint(unpacked_bytes) + stream
-    return file_of(*tensors, header=Header(1, 1, required=DEFLATED, directory=section))
+    minor = b.version_minor(*tensors, least=1)
+    return file_of(*tensors, header=Header(1, minor, required=DEFLATED, directory=section))
 
 
 def _norms() -> list[Tensor]:
@@ -122,8 +124,8 @@ def _norms() -> list[Tensor]:
     return [*made, raw(b"x" * 1000, U8, (2,), b"\7\x08"), Tensor(b"y", b.ALIAS, target=1)]
 
 
-def _mixed() -> list[Tensor]:
-    """Tensors of all encodings, among them constants of a NaN with payload and of minus zero."""
+def _of_many_encodings() -> list[Tensor]:
+    """Tensors of the encodings of 1.1, with constants of a NaN with payload and of minus zero."""
     prefix = b"one.prefix.that.many.names.have."
     return [
         constant(prefix + b"a", F32, (3,), b"\1\2\xc3\x7f"),
@@ -150,15 +152,22 @@ def valid_files() -> dict[str, Valid]:
             stored_block(records[:40]) + stored_block(b"") + rest,
         ),
     }
-    mixed = _mixed()
+    older = _of_many_encodings()
+    later = mixed(b"p", F32, (2, 3), [0x3F800000, 0xBF800000], [0, 1, 0, -1, 1, 0])
+    newer = [*older, later]
     made = {
         name: Valid(f"a deflated directory: {purpose}", deflated(*norms, stream=stream), norms)
         for name, (purpose, stream) in streams.items()
     }
     made["deflated_mixed"] = Valid(
-        "a deflated directory of all encodings, constants between them",
-        deflated(*mixed, stream=fixed_block(plain(*mixed))),
-        mixed,
+        "a deflated directory of the encodings of 1.1, constants between them",
+        deflated(*older, stream=fixed_block(plain(*older))),
+        older,
+    )
+    made["deflated_1_2"] = Valid(
+        "a deflated directory of all encodings",
+        deflated(*newer, stream=fixed_block(plain(*newer))),
+        newer,
     )
     for dtype, label in enumerate(b.DTYPES):
         width = b.ITEM_BYTES[dtype]

@@ -16,6 +16,7 @@ import directories
 import invalid_files
 import limit_files
 import lone_faults
+import mixed_files
 import odd_choices
 import other_faults
 import program_frames
@@ -43,6 +44,7 @@ def contents() -> dict[Path, bytes]:
         odd_choices.files(),
         program_frames.valid_files(),
         directories.valid_files(),
+        mixed_files.valid_files(),
     )
     invalid = _joined(
         invalid_files.files(),
@@ -50,6 +52,7 @@ def contents() -> dict[Path, bytes]:
         other_faults.files(),
         program_frames.invalid_files(),
         directories.invalid_files(),
+        mixed_files.invalid_files(),
     )
     made = {HERE / "valid" / f"{name}.spq": file.data for name, file in valid.items()}
     made |= {HERE / "invalid" / f"{name}.spq": file.data for name, file in invalid.items()}

@@ -5,15 +5,28 @@ import json
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zstandard
 
 import spq
+from spq.mixed import encode_mixed
+from spqformat.codebook import Codebook
 from spqformat.cursor import varint
-from spqformat.ids import MAGIC, Encoding, ProgramCodec
+from spqformat.ids import (
+    MAGIC,
+    MAX_MIXED_ELEMENTS,
+    MAX_MIXED_LEVELS,
+    CodebookKind,
+    DType,
+    Encoding,
+    ProgramCodec,
+)
+from spqformat.writer import EncodedTensor, serialise
 
 MAXIMUM = "spq.Limits(max_decoded_bytes=1 << 62, max_program_bytes=1 << 62)"
 
@@ -65,10 +78,27 @@ def program(frame: bytes, decoded_bytes: int, codec: ProgramCodec = ProgramCodec
     return whole(b"", b"", 0, tensors=0, programs=u32(len(records)) + records + frame)
 
 
+def certain(dtype: DType, level_count: int, shape: tuple[int, ...]) -> EncodedTensor:
+    """A mixed tensor as large as may be, all of whose elements are the last level."""
+    levels = np.arange(1, 1 + level_count, dtype=f"u{dtype.item_bytes}")
+    indices = np.full(MAX_MIXED_ELEMENTS, level_count - 1, dtype=np.uint8)
+    parts = encode_mixed(indices, None, Codebook(CodebookKind.FULL, levels), shape)
+    assert parts is not None
+    crc = zlib.crc32(np.full(MAX_MIXED_ELEMENTS, levels[-1]).tobytes())
+    return EncodedTensor(dtype, Encoding.MIXED, shape, crc, parts)
+
+
+def many(tensor: EncodedTensor, count: int) -> bytes:
+    return b"".join(serialise({f"{number:04}": tensor for number in range(count)}, {}, {}, {}))
+
+
 FRAME = zstandard.ZstdCompressor().compress(bytes(1 << 28))
 BLOCKS = FRAME[zstandard.frame_header_size(FRAME) :]
 TEBIBYTE_FRAME = b"\x28\xb5\x2f\xfd\xe0" + (1 << 40).to_bytes(8, "little") + FRAME[9:]
 SHAPE = (1 << 19, 1 << 19)
+# Elements of the most decisions; most bytes of few stored ones.
+MOST_DECISIONS = certain(DType.F16, MAX_MIXED_LEVELS, (512, 1024))
+MOST_BYTES = certain(DType.F64, 1, (1, MAX_MIXED_ELEMENTS))
 
 
 def stored(data: bytes) -> bytes:
@@ -104,6 +134,18 @@ BOMBS: dict[str, tuple[bytes, str, str]] = {
     "sparse, trusted": (enlarged(Encoding.SPARSE, SHAPE), MAXIMUM, "bad_tables"),
     "dense": (enlarged(Encoding.DENSE, SHAPE), "spq.Limits()", "limit_exceeded"),
     "dense, trusted": (enlarged(Encoding.DENSE, SHAPE), MAXIMUM, "bad_tables"),
+    "mixed, most decisions": (many(MOST_DECISIONS, 1), "spq.Limits()", "opened"),
+    "mixed, most bytes": (many(MOST_BYTES, 1), "spq.Limits()", "opened"),
+    "many mixed": (
+        many(MOST_BYTES, 257),
+        "spq.Limits(max_decoded_bytes=1 << 30)",
+        "limit_exceeded",
+    ),
+    "mixed, too large": (
+        many(replace(MOST_BYTES, shape=(1 << 19, 1 << 19)), 1),
+        MAXIMUM,
+        "bad_tables",
+    ),
     "program": (program(FRAME, 1 << 28 | 1), "spq.Limits()", "limit_exceeded"),
     "lying program": (program(FRAME, 100), "spq.Limits()", "bad_program"),
     "endless program": (program(TEBIBYTE_FRAME, 1 << 40), "spq.Limits()", "limit_exceeded"),
@@ -180,3 +222,18 @@ def test_bomb(codes: dict[str, str], name: str) -> None:
     data, _, reason = BOMBS[name]
     assert len(data) < 64 << 10
     assert codes[name] == reason
+
+
+def test_memory_of_counters() -> None:
+    """The shape with the most counters: twenty of four bytes for each element."""
+    data = many(certain(DType.F16, 1, (1, 1, MAX_MIXED_ELEMENTS)), 1)
+    assert len(data) < 200
+    with spq.open(data) as archive:
+        tracemalloc.start()
+        try:
+            array = archive.get_tensor("0000")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert set(array.view("u2").reshape(-1).tolist()) == {1}
+    assert peak < 84 * MAX_MIXED_ELEMENTS + (4 << 20)

@@ -8,7 +8,7 @@ import pytest
 import spq
 from spqformat import Reason, SpqError
 
-VICTIMS = ["dense", "sparse", "kernels", "planes", "programs", "plain zstd"]
+VICTIMS = ["dense", "sparse", "kernels", "planes", "mixed", "programs", "plain zstd"]
 
 
 def refusal(data: bytes) -> Reason:

@@ -36,7 +36,7 @@ def outcome(data: bytes) -> str:
     return f"sound {crc:08x}"
 
 
-@pytest.mark.parametrize("name", ["dense", "sparse", "kernels", "planes", "programs"])
+@pytest.mark.parametrize("name", ["dense", "sparse", "kernels", "planes", "mixed", "programs"])
 def test_only_spq_errors_leave(victims: dict[str, bytes], name: str) -> None:
     mutator = Mutator(victims[name], 10)
     seen: dict[str, int] = {}

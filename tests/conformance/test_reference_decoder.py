@@ -6,6 +6,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 import spq
-from spq import rans
+from spq import mixed, rans
 from spq.encode import encode_tensor
 from spq.frequencies import normalise
+from spq.mixed import encode_mixed
 from spq.planes import split_planes
 from spqformat.codebook import Codebook, uniform_codebook
 from spqformat.cursor import varint
@@ -31,7 +33,15 @@ from spqformat.frequency_tables import (
     write_flat,
     write_markov,
 )
-from spqformat.ids import CodebookKind, DType, Encoding, TableKind
+from spqformat.ids import (
+    MAX_MIXED_ELEMENTS,
+    MAX_MIXED_LEVELS,
+    CodebookKind,
+    DType,
+    Encoding,
+    TableKind,
+)
+from spqformat.mixed_tables import read_mixed_tables, write_mixed_tables
 from spqformat.plane_tables import (
     read_planes_tables,
     sign_last,
@@ -123,6 +133,15 @@ def kernels(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.where(kept.reshape(-1), values, np.float32(0)).reshape(shape)
 
 
+VIEWS = ((6, 5, 3, 3), (4, 3, 5, 5), (9, 8), (1, 70), (80, 1), (6, 8, 1, 1), (7, 6, 3), (2,) * 6)
+
+
+def stepped(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Draw a small weight of either sign, near zero more often."""
+    steps = np.rint(random.normal(0, 2, shape))
+    return np.asarray(steps * 0.0625, dtype=random.choice(np.array(["f2", "f4", "f8"])))
+
+
 def awkward_floats() -> Array:
     """Return NaNs with payloads, infinities, both zeros and subnormals."""
     bits = [
@@ -170,6 +189,7 @@ def good_files() -> dict[str, bytes]:
         "awkward": saved({"floats": awkward_floats(), "halves": awkward_floats().view("f2")}),
         "clustered": saved({"w": clustered(random), "b": clustered(random)[:, 0].copy()}),
         "kernels": saved({str(shape): kernels(random, shape) for shape in KERNELS}),
+        "mixed": saved({str(shape): stepped(random, shape) for shape in VIEWS}, mixes=True),
     }
     short: dict[str, Array] = {
         "uniform": (random.integers(-7, 9, 6000) * np.float32(0.0625)).astype("f4"),
@@ -457,6 +477,39 @@ def handmade_planes(
     return EncodedTensor(dtype, Encoding.PLANES, (count,), zlib.crc32(stored), parts), stored
 
 
+def mixed_codebook(random: np.random.Generator, dtype: DType) -> Codebook:
+    """Draw a codebook of at most 64 levels, none of them zero; a uniform one of either sign."""
+    codebook = codebook_of(random, dtype, sparse=True)
+    count = min(codebook.level_count, int(random.integers(1, MAX_MIXED_LEVELS + 1)))
+    if codebook.kind is CodebookKind.UNIFORM:
+        first = int(random.choice([-count, 1]))
+        return uniform_codebook(int(random.integers(-9, 9)), first, count)
+    kept = np.sort(random.choice(codebook.levels.size, count, replace=False))
+    return Codebook(codebook.kind, codebook.levels[kept])
+
+
+def handmade_mixed(random: np.random.Generator) -> tuple[EncodedTensor, bytes]:
+    """Draw a mixed tensor; draws again where the encoder finds it too long."""
+    shapes = [(1, 1), (1, 40), (40, 1), (6, 9), (3, 4, 3), (3, 2, 3, 3), (2, 1, 5, 5), (4, 5, 1, 1)]
+    while True:
+        dtype = DType(int(random.integers(4)))
+        codebook = mixed_codebook(random, dtype)
+        rank = int(random.integers(2, 6))
+        shape = tuple(random.integers(1, 5, rank).tolist())
+        if random.random() < 0.5:
+            shape = shapes[random.integers(len(shapes))]
+        count = int(np.prod(shape))
+        share, most = random.random() * 1.2, int(random.integers(codebook.level_count)) + 1
+        indices = random.integers(1, most + 1, count, dtype=np.uint8)
+        indices[random.random(count) > share] = 0
+        parts = encode_mixed(indices, 0, codebook, shape)
+        if parts is not None:
+            break
+    levels = np.append(codebook.levels.dtype.type(0), codebook.levels)
+    elements = levels[indices].tobytes()
+    return EncodedTensor(dtype, Encoding.MIXED, shape, zlib.crc32(elements), parts), elements
+
+
 # --- comparison ------------------------------------------------------------------------------
 
 Outcome = dict[str, object]
@@ -561,6 +614,10 @@ def test_every_choice_of_the_encoder_is_reached(files: dict[str, bytes]) -> None
                 seen.add(("view", sparse.symbol_bits, sparse.unit_columns))
                 seen.add(("index bits", sparse.index_bits))
                 seen.add(("contexts", int(sparse.context_of_classes.max()) > 0))
+            if record.encoding is Encoding.MIXED:
+                tables = read_mixed_tables(first, record)
+                signs = tables.positive_count > 0, tables.negative_count > 0
+                seen |= {("mixed", *signs), ("kernel", tables.view.place_count > 1)}
             if record.encoding is Encoding.PLANES:
                 planes = read_planes_tables(first, record).planes
                 seen |= {("plane coded", plane is not None) for plane in planes}
@@ -573,6 +630,7 @@ def test_every_choice_of_the_encoder_is_reached(files: dict[str, bytes]) -> None
     wanted |= {("classes", False, False), ("classes", True, True)}
     wanted |= {("dense chunks", True), ("sparse chunks", True), ("planes chunks", True)}
     wanted |= {("plane coded", False), ("plane coded", True)}
+    wanted |= {("mixed", True, True), ("kernel", False), ("kernel", True)}
     wanted |= {("deflated", False), ("deflated", True)}
     wanted |= {("view", bits, bits) for bits in (5, 7, 8, 9)} | {("view", 8, 1)}
     wanted |= {("index bits", 4), ("index bits", 8), ("contexts", True), ("contexts", False)}
@@ -584,6 +642,7 @@ def test_handmade_files_decode_alike() -> None:
     for _ in range(60):
         made = {
             "dense": handmade_dense(random),
+            "mixed": handmade_mixed(random),
             "planes": handmade_planes(random),
             "sparse": handmade_sparse(random),
         }
@@ -674,6 +733,79 @@ def test_padding_of_values_is_refused_alike(ones: int, last: int) -> None:
             assert_agreement(data)
 
 
+def damaged_mixed(random: np.random.Generator, made: EncodedTensor) -> EncodedTensor:
+    """Return a mixed tensor whose parts or fields are changed, under right checksums of parts."""
+    tables, stream = made.parts
+    places = np.arange(len(stream))
+    kind = int(random.integers(11))
+    if kind == 0:
+        stream = stream[: int(random.choice(places))]
+    elif kind == 1:
+        stream += random.bytes(int(random.integers(1, 4)))
+    elif kind == 2:
+        stream = random.bytes(len(stream))
+    elif kind == 3:
+        stream = b"\xff" * 4 + stream[4:]
+    elif kind == 4:
+        tables += b"\0"
+    elif kind == 5:
+        return replace(made, dtype=DType(int(random.integers(len(DType)))))
+    elif kind == 6:
+        return replace(made, parts=[tables, *[stream] * 2])
+    elif kind == 7:
+        # As many elements in another view: other counters, often another end.
+        shapes = [made.shape[::-1], (int(np.prod(made.shape)),), (1, *made.shape), (*made.shape, 1)]
+        return replace(made, shape=shapes[random.integers(len(shapes))])
+    elif kind == 8:
+        return replace(made, decoded_crc32=made.decoded_crc32 ^ 1)
+    else:
+        changed = bytearray(stream)
+        place = len(stream) - 1 if kind == 9 else int(random.choice(places))
+        changed[place] = (changed[place] + int(random.choice([1, 255]))) % 256
+        stream = bytes(changed)
+    return replace(made, parts=[tables, stream])
+
+
+def test_damaged_mixed_tensors_are_judged_alike() -> None:
+    random = np.random.Generator(np.random.PCG64(SEED + 6))
+    reasons = set()
+    for _ in range(200):
+        made, elements = handmade_mixed(random)
+        outcome = assert_agreement(
+            b"".join(serialise({"w": damaged_mixed(random, made)}, {}, {}, {}))
+        )
+        if outcome["verified"] == "ok":
+            assert outcome["tensor w"] == elements
+        reasons.add(outcome["verified"])
+    assert reasons >= {"ok", "bad_tables", "bad_stream", "checksum_mismatch"}
+
+
+@pytest.mark.parametrize("level_count", [1, 2, 63, 64, 65, 256])
+@pytest.mark.parametrize("with_zero", [False, True])
+def test_levels_of_mixed_tensors_are_judged_alike(level_count: int, with_zero: bool) -> None:
+    patterns = np.arange(1 - with_zero, level_count + 1 - with_zero, dtype=np.uint16)
+    codebook = Codebook(CodebookKind.FULL, patterns)
+    # All elements are zero, which takes no level.
+    sound = Codebook(CodebookKind.FULL, np.array([1], dtype=np.uint16))
+    parts = encode_mixed(np.zeros(12, dtype=np.uint8), 0, sound, (3, 4))
+    assert parts is not None
+    tables = write_mixed_tables(codebook)
+    made = EncodedTensor(
+        DType.F16, Encoding.MIXED, (3, 4), zlib.crc32(bytes(24)), [tables, parts[1]]
+    )
+    outcome = assert_agreement(b"".join(serialise({"w": made}, {}, {}, {})))
+    accepted = level_count <= MAX_MIXED_LEVELS and not with_zero
+    assert outcome["verified"] == ("ok" if accepted else "bad_tables")
+
+
+@pytest.mark.parametrize("count", [MAX_MIXED_ELEMENTS, MAX_MIXED_ELEMENTS + 1])
+def test_most_elements_of_mixed_tensors_are_judged_alike(count: int) -> None:
+    tables = write_mixed_tables(Codebook(CodebookKind.FULL, np.array([1], dtype=np.uint16)))
+    made = EncodedTensor(DType.F16, Encoding.MIXED, (1, count), 0, [tables, b""])
+    outcome = assert_agreement(b"".join(serialise({"w": made}, {}, {}, {})))
+    assert outcome["verified"] == ("bad_tables" if count > MAX_MIXED_ELEMENTS else "bad_stream")
+
+
 def checksum_places(data: bytes) -> list[tuple[int, int, int]]:
     """Return start and end of what each checksum covers and where it stands, the header's last."""
     container = reference.read_container(data, reference.Limits())
@@ -753,6 +885,9 @@ def small_files(files: dict[str, bytes]) -> dict[str, bytes]:
         "dense": saved({"w": steps, "x": random.integers(0, 5, 300).astype("u2")}),
         "sparse": saved({"w": pruned}, metadata={"k": "v"}),
         "kernels": saved({"w": kernels(random, (6, 6, 3, 3))}),
+        "mixed": saved(
+            {"w": stepped(random, (4, 3, 3, 3)), "x": stepped(random, (6, 9))}, mixes=True
+        ),
         "planes": saved({"w": random.normal(size=150).astype("f4"), "x": np.arange(60) * 3}),
     }
     dense, sparse = short(handmade_dense, random), short(handmade_sparse, random)
@@ -887,6 +1022,7 @@ def test_hex_dumps_of_the_text() -> None:
         "15.5": {"p": np.array([0x3F80, 0xBFC0, 0x3FE0], dtype="u2")},
         "15.6": {"k": kernels},
         "15.7": {"c": np.ones((2, 3), dtype="f4")},
+        "15.8": {"m": np.array([[0.5, 0, 1], [0, -0.5, 0]], dtype="f4")},
     }
     files = dumps()
     assert files.keys() == expected.keys()
@@ -915,3 +1051,13 @@ def test_streams_of_the_text() -> None:
         assert encoded == bytes.fromhex(stream)
     with pytest.raises(reference.Refusal):
         reference.Coder([[2]], 1).decode(b"", [])
+
+
+def test_logistic_function_of_the_text() -> None:
+    text = (SPEC / "SPQ-1.md").read_text(encoding="utf-8")
+    section = text[text.index("#### 7.5.1") : text.index("#### 7.5.2")]
+    (block,) = re.findall(r"^((?:\d+, )+\d+,\n(?:[\d,\n ]+))\.$", section, re.M)
+    numbers = tuple(int(number) for number in block.replace("\n", " ").split(","))
+    assert numbers == reference.LOGISTIC == mixed._LOGISTIC
+    exact = 2**16 / (1 + np.exp(-np.arange(-16, 17) / 2))
+    assert np.abs(numbers - exact).max() < 6

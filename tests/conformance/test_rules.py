@@ -42,6 +42,8 @@ IMPLIED = {
     "read_codebook: level_count = cursor.varint(MAX_LEVELS)",
     # "rows_per_chunk is in its range"
     "decode_sparse: rows_per_chunk = cursor.varint(MAX_ELEMENTS)",
+    # "a value ends at zero": a value that is not below the range stays there.
+    '__init__: self._cursor.require(self._value < self._range, "a value is below the range")',
 }
 
 

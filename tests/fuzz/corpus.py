@@ -39,6 +39,11 @@ def files() -> dict[str, bytes]:
     steps = random.integers(0, 5, 200).astype("u2")
     # The decoder uses eight lanes from 2048 symbols on.
     long = random.choice(np.array([0, 0, 0, 3, 9, 70], dtype="i2"), 4100)
+    # Kernels of both signs, and NaNs, infinities and negative zero in a matrix.
+    signed = random.integers(-3, 4, (7, 6, 3, 3)) * (random.random((7, 6, 1, 1)) < 0.4) * 0.25
+    odd = np.array([0, 1, 0x3C00, 0x7C01, 0x8000, 0xFC00], dtype="u2").view("f2")
+    odd = odd[random.integers(0, 6, (12, 11)) * (random.random((12, 11)) < 0.3)]
+    lines = (random.integers(1, 8, (5, 9, 7)) * (random.random((5, 9, 1)) < 0.4)).astype("f8")
     wide = np.where(random.random((60, 320)) < 0.06, 7, 0).astype("u1")
     return {
         "nothing": saved({}),
@@ -67,6 +72,8 @@ def files() -> dict[str, bytes]:
         "planes": saved(
             {"w": 20_000 - 7 * np.arange(300), "x": random.normal(size=300).astype("f2")}
         ),
+        "mixed": saved({"w": signed.astype("f4"), "x": odd}, mixes=True),
+        "mixed, one sign": saved({"w": -few.reshape(20, 15), "x": lines}, mixes=True),
         "many symbols": saved({"w": long}),
         "wide": saved({"w": wide}),
     }

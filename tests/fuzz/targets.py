@@ -32,7 +32,16 @@ from spqformat.codebook import Codebook, read_codebook, write_codebook
 from spqformat.cursor import Cursor
 from spqformat.dense_tables import read_dense_tables
 from spqformat.frequency_tables import read_tables, write_explicit
-from spqformat.ids import MAX_FREQ_LOG2, MAX_LEVELS, CodebookKind, DType, Encoding, TableKind
+from spqformat.ids import (
+    MAX_FREQ_LOG2,
+    MAX_LEVELS,
+    MAX_MIXED_LEVELS,
+    CodebookKind,
+    DType,
+    Encoding,
+    TableKind,
+)
+from spqformat.mixed_tables import MixedTables, read_mixed_tables
 from spqformat.model import Part, TensorRecord
 from spqformat.plane_tables import read_planes_tables
 from spqformat.sparse_tables import read_sparse_tables
@@ -139,6 +148,7 @@ _READERS: tuple[Callable[[bytes, TensorRecord], object], ...] = (
     read_dense_tables,
     read_sparse_tables,
     read_planes_tables,
+    read_mixed_tables,
 )
 
 
@@ -169,8 +179,12 @@ def tables(data: bytes) -> None:
                 assert write_explicit(frequencies) == used, "two forms of one table"
         else:
             parts = (Part(0, 0, 0),) * (1 + chunks)
-            record = TensorRecord("w", dtype, Encoding.DENSE, (element_count,), 0, parts)
-            _check_tables(_READERS[kind](body, record), dtype)
+            # Tables of mixed tensors alone depend on the shape, which must be of two dimensions.
+            record = TensorRecord("w", dtype, Encoding.DENSE, (1, element_count), 0, parts)
+            found = _READERS[kind](body, record)
+            _check_tables(found, dtype)
+            if isinstance(found, MixedTables):
+                _check_signs(found, dtype)
 
 
 def _check_tables(found: Any, dtype: DType) -> None:
@@ -189,6 +203,17 @@ def _check_tables(found: Any, dtype: DType) -> None:
             for item in value if isinstance(value, tuple | list) else [value]:
                 if dataclasses.is_dataclass(item):
                     _check_tables(item, dtype)
+
+
+def _check_signs(found: MixedTables, dtype: DType) -> None:
+    """Check that levels are of the sign that they are counted for, and none of them is zero."""
+    levels = [level.item() for level in found.codebook.levels]
+    assert 1 <= len(levels) <= MAX_MIXED_LEVELS
+    assert min(levels) > 0
+    sign = 1 << (8 * dtype.item_bytes - 1)
+    assert [level < sign for level in levels] == (
+        [True] * found.positive_count + [False] * found.negative_count
+    )
 
 
 def _check_codebook(codebook: Codebook, dtype: DType) -> None:
@@ -342,8 +367,9 @@ def round_trip(data: bytes) -> None:
         f"k{number}": draw.raw_bytes(draw.below(9)).hex() for number in range(draw.below(3))
     }
     programs = {f"p{number}": draw.raw_bytes(draw.below(60)) for number in range(draw.below(3))}
-    saved = corpus.saved(tensors, metadata=metadata, programs=programs)
-    again = corpus.saved(dict(reversed(tensors.items())), metadata=metadata, programs=programs)
+    options = {"metadata": metadata, "programs": programs, "mixes": draw.below(2) == 0}
+    saved = corpus.saved(tensors, **options)
+    again = corpus.saved(dict(reversed(tensors.items())), **options)
     assert saved == again, "two encodings of the same tensors"
     most = 64 + sum(90 + 9 * array.ndim + array.nbytes for array in tensors.values())
     most += sum(len(text) + 90 for text in (*metadata.values(), *programs.values()))
@@ -495,7 +521,7 @@ def changed_tables(seed: int) -> Iterator[bytes]:
     """Yield tables of the corpus, changed, and codebooks and frequencies cut out of them."""
     draw = Draw(seed)
     whole: list[bytes] = []
-    kinds = {Encoding.DENSE: 0, Encoding.SPARSE: 1, Encoding.PLANES: 2}
+    kinds = {Encoding.DENSE: 0, Encoding.SPARSE: 1, Encoding.PLANES: 2, Encoding.MIXED: 3}
     for data in corpus.all_files().values():
         for record in read(data).tensors.values():
             if record.encoding not in kinds:
@@ -510,11 +536,11 @@ def changed_tables(seed: int) -> Iterator[bytes]:
         head, body = data[:TABLES_HEAD_BYTES], data[TABLES_HEAD_BYTES:]
         choice = draw.below(4)
         if choice == 0:
-            head = bytes([3]) + head[1:]
+            head = bytes([len(_READERS)]) + head[1:]
         elif choice == 1:
             body = body[draw.below(len(body)) :]
             symbols = draw.one_of((0, 1, 3, 15, 127, 255))
-            head = bytes([4, 0, draw.below(256), symbols, draw.below(3), 0, 0, 0])
+            head = bytes([len(_READERS) + 1, 0, draw.below(256), symbols, draw.below(3), 0, 0, 0])
         yield head + draw.changed(body)
 
 

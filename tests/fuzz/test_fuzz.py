@@ -42,7 +42,35 @@ def test_corpus_has_everything() -> None:
         for record in mutate.read(data).tensors.values():
             seen |= {record.encoding, (record.encoding, len(record.parts) > 2)}
     coded = {Encoding.DENSE, Encoding.SPARSE, Encoding.PLANES}
-    assert seen >= coded | {(encoding, True) for encoding in coded} | {Encoding.CONSTANT}
+    whole = {Encoding.CONSTANT, Encoding.MIXED}
+    assert seen >= coded | {(encoding, True) for encoding in coded} | whole
+
+
+def test_mixed_tensors_of_the_corpus() -> None:
+    records = [
+        record
+        for name, data in corpus.files().items()
+        for record in mutate.read(data).tensors.values()
+        if name.startswith("mixed")
+    ]
+    assert {record.encoding for record in records} == {Encoding.MIXED}
+    assert {len(record.shape) for record in records} == {2, 3, 4}
+    assert len({record.dtype for record in records}) == 3
+
+
+def test_generated_tensors_are_mixed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[Encoding] = set()
+    original = corpus.saved
+
+    def noted(tensors: dict[str, Any], **options: Any) -> bytes:
+        data = original(tensors, **options)
+        seen.update(record.encoding for record in mutate.read(data).tensors.values())
+        return data
+
+    monkeypatch.setattr(corpus, "saved", noted)
+    for data in itertools.islice(targets.noise(SEED), 60):
+        targets.round_trip(data)
+    assert Encoding.MIXED in seen
 
 
 def test_equal_seeds_give_equal_inputs() -> None:
@@ -66,6 +94,8 @@ def test_guards_see_kernels_that_leave_their_buffers() -> None:
     data = corpus.files()["dense"]
     targets.guards(data)
     assert targets.calls_of_kernels["decode_symbols"] > 0
+    targets.guards(corpus.files()["mixed"])
+    assert targets.calls_of_kernels["code_signed_indices"] > 0
 
     def writes(numbers: NDArray[Any]) -> None:
         np.lib.stride_tricks.as_strided(numbers, (numbers.size + 1,))[-1] = 0

@@ -27,8 +27,11 @@ for kind in ("u1", "i2", "f4", "f8"):
     tensors["uneven kernels" + kind] = (kernels * uneven).astype(kind)
     if kind != "u1":
         tensors["planes" + kind] = (random.normal(size=3000) * 99).astype(kind)
+for kind in ("f2", "f4", "f8"):
+    values = random.integers(-1, 2, (40, 9, 3, 3)) * (random.random((40, 9, 1, 1)) < 0.2)
+    tensors["mixed" + kind] = values.astype(kind)
 stream = io.BytesIO()
-spq.save(tensors, stream)
+spq.save(tensors, stream, mixes=True)
 with spq.open(stream.getvalue()) as archive:
     archive.verify()
     print(*sorted({archive.info(name).encoding for name in tensors}))
@@ -52,6 +55,7 @@ def test_compiles_everything_into_the_chosen_folder(tmp_path: Path) -> None:
     assert child("import spq; print(spq.warmup())", folder) == str(folder)
     compiled = sorted(path.name for path in folder.rglob("*.nbc"))
     for kernel in (
+        "code_signed_indices",
         "decode_symbols",
         "decode_mask",
         "decode_values",
@@ -64,7 +68,7 @@ def test_compiles_everything_into_the_chosen_folder(tmp_path: Path) -> None:
         "read_tables",
     ):
         assert any(kernel in name for name in compiled)
-    assert child(SAVE_AND_LOAD, folder) == "dense planes sparse"
+    assert child(SAVE_AND_LOAD, folder) == "dense mixed planes sparse"
     assert sorted(path.name for path in folder.rglob("*.nbc")) == compiled
 
 

@@ -80,11 +80,21 @@ def test_files_of_many_alike_tensors_are_short() -> None:
 def test_minor_version_is_the_lowest_that_has_everything() -> None:
     raw = EncodedTensor(DType.U8, Encoding.RAW, (2,), 5, [b"\1\2"])
     constant = EncodedTensor(DType.U8, Encoding.CONSTANT, (2,), 5, [], b"\1")
-    for tensors, minor in (({}, 0), ({"w": raw}, 0), ({"w": constant}, 1)):
+    mixed = EncodedTensor(DType.F32, Encoding.MIXED, (2, 1), 5, [b"", b""])
+    for tensors, minor in (
+        ({}, 0),
+        ({"w": raw}, 0),
+        ({"w": constant}, 1),
+        ({"w": mixed}, VERSION_MINOR),
+        ({"v": mixed, "w": raw, "x": constant}, 2),
+        ({"v": constant, "w": mixed}, 2),
+    ):
         assert b"".join(serialise(tensors, {}, {}, {}))[10] == minor
-    assert file_of(NAMES)[10] == VERSION_MINOR == 1
+    assert file_of(NAMES)[10] == 1
     long = b"".join(serialise({"w" * MAX_NAME_BYTES: raw}, {}, {}, {}))
     assert (long[10], long[16]) == (1, 1)
+    long = b"".join(serialise({"w" * MAX_NAME_BYTES: mixed}, {}, {}, {}))
+    assert (long[10], long[16]) == (2, 1)
 
 
 def test_limit_is_compared_before_anything_is_unpacked() -> None:

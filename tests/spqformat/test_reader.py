@@ -254,7 +254,7 @@ HUGE = (1 << 48,)
         (directory(raw(b"\xed\xa0\x80")), "not UTF-8"),
         (directory(raw(b"\xc0\x80")), "not UTF-8"),
         (directory(raw(b"n" * 1025)), "at most 1024"),
-        (directory(b"\1w\6"), "encoding 6 is unknown"),
+        (directory(b"\1w\7"), "encoding 7 is unknown"),
         (directory(raw(b"w", dtype=13)), "element type 13 is unknown"),
         (directory(raw(b"w", shape=(1,) * 33)), "rank 33"),
         (directory(raw(b"w", shape=((1 << 48) + 1,))), "at most"),

@@ -32,11 +32,21 @@ from spqformat.frequency_tables import (
 from spqformat.ids import (
     MAX_CONTEXTS,
     MAX_FREQ_LOG2,
+    MAX_MIXED_ELEMENTS,
+    MAX_MIXED_LEVELS,
     MAX_SYMBOL_BITS,
     CodebookKind,
     DType,
     Encoding,
     TableKind,
+)
+from spqformat.mixed_tables import (
+    MixedView,
+    can_be_mixed,
+    mixed_view,
+    positive_count,
+    read_mixed_tables,
+    write_mixed_tables,
 )
 from spqformat.model import Part, TensorRecord
 from spqformat.sparse_tables import (
@@ -630,3 +640,120 @@ def test_short_rows_only_for_few_elements() -> None:
     data = sparse(row_length=5)
     assert read_sparse_tables(data, record(Encoding.SPARSE, 1, 5)).row_length == 5
     refused(read_sparse_tables, data, 1, "row_length", elements=6)
+
+
+# --- tables of mixed tensors ---------------------------------------------------------------
+
+FLOATS = [DType.F64, DType.F32, DType.F16, DType.BF16]
+SIGNED = Codebook(CodebookKind.FULL, np.array([1, 0x7E00, 0x8000, 0xFFFF], dtype="<u2"))
+MIXED = write_mixed_tables(SIGNED)
+
+
+def mixed_record(
+    shape: tuple[int, ...] = (4, 5), chunks: int = 1, dtype: DType = DType.F16
+) -> TensorRecord:
+    parts = tuple(Part(64, 0, 0) for _ in range(1 + chunks))
+    return TensorRecord("w", dtype, Encoding.MIXED, shape, 0, parts)
+
+
+def refused_mixed(data: bytes, record: TensorRecord, part: str) -> None:
+    with pytest.raises(SpqError, match=part) as caught:
+        read_mixed_tables(data, record)
+    assert caught.value.code is Reason.BAD_TABLES
+    assert caught.value.section == "w"
+
+
+def test_mixed_tables() -> None:
+    tables = read_mixed_tables(MIXED, mixed_record())
+    assert tables.codebook.levels.tolist() == [1, 0x7E00, 0x8000, 0xFFFF]
+    assert (tables.positive_count, tables.negative_count) == (2, 2)
+    assert tables.view == MixedView(4, 5, 1, 1)
+    assert write_codebook(SIGNED) == MIXED
+
+
+@pytest.mark.parametrize(
+    ("shape", "view"),
+    [
+        ((4, 5), (4, 5, 1, 1)),
+        ((1, 1), (1, 1, 1, 1)),
+        ((4, 5, 1, 1), (4, 5, 1, 1)),
+        ((4, 5, 7), (4, 5, 7, 7)),
+        ((4, 5, 3, 2), (4, 5, 6, 2)),
+        ((4, 5, 2, 3, 7), (4, 5, 42, 7)),
+        ((4, 5, 6, 1), (4, 5, 6, 1)),
+        ((1, 1, 1 << 19), (1, 1, 1 << 19, 1 << 19)),
+    ],
+)
+def test_views(shape: tuple[int, ...], view: tuple[int, ...]) -> None:
+    assert mixed_view(shape) == view
+    assert read_mixed_tables(MIXED, mixed_record(shape)).view == view
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("positives", [0, 1, 5, 32, 63, 64])
+def test_signs_of_levels(dtype: DType, positives: int) -> None:
+    sign = 1 << (8 * dtype.item_bytes - 1)
+    numbers = [*range(1, 1 + positives), *range(sign, sign + MAX_MIXED_LEVELS - positives)]
+    codebook = Codebook(CodebookKind.FULL, np.array(numbers, dtype=f"<u{dtype.item_bytes}"))
+    assert positive_count(codebook) == positives
+    tables = read_mixed_tables(write_mixed_tables(codebook), mixed_record(dtype=dtype))
+    assert (tables.positive_count, tables.negative_count) == (positives, 64 - positives)
+
+
+@pytest.mark.parametrize(("first", "positives"), [(1, 3), (-3, 0)])
+def test_uniform_levels_of_mixed_tensors(first: int, positives: int) -> None:
+    data = write_mixed_tables(uniform_codebook(-2, first, 3))
+    tables = read_mixed_tables(data, mixed_record(dtype=DType.F32))
+    assert tables.positive_count == positives
+    # Uniform levels of both signs always have zero between them.
+    crossing = write_mixed_tables(uniform_codebook(-2, -1, 3))
+    refused_mixed(crossing, mixed_record(dtype=DType.F32), "zero among its levels")
+
+
+def levels_of_halves(*levels: int) -> bytes:
+    return write_mixed_tables(Codebook(CodebookKind.FULL, np.array(levels, dtype="<u2")))
+
+
+@pytest.mark.parametrize(
+    ("data", "record", "part"),
+    [
+        *(
+            (MIXED, mixed_record(dtype=dtype), "this type and shape")
+            for dtype in DType
+            if dtype not in FLOATS
+        ),
+        (MIXED, mixed_record(()), "this type and shape"),
+        (MIXED, mixed_record((20,)), "this type and shape"),
+        (MIXED, mixed_record((1, (1 << 19) + 1)), "this type and shape"),
+        (MIXED, mixed_record((1 << 10, 1 << 10)), "this type and shape"),
+        (MIXED, mixed_record((1 << 40, 1, 9)), "this type and shape"),
+        (MIXED, mixed_record(chunks=2), "ask for 1 chunks, the directory has 2"),
+        (MIXED, mixed_record(chunks=9), "ask for 1 chunks, the directory has 9"),
+        (MIXED, mixed_record(dtype=DType.F32), "announced|are left"),
+        (MIXED + b"\0", mixed_record(), "1 bytes are left over"),
+        (b"", mixed_record(), "0 are left"),
+        (b"\0\0", mixed_record(), "no level"),
+        (b"\1" + MIXED[1:], mixed_record(), "needs elements of type f32"),
+        (levels_of_halves(0), mixed_record(), "zero among its levels"),
+        (levels_of_halves(0, 1), mixed_record(), "zero among its levels"),
+        (levels_of_halves(2, 1), mixed_record(), "ascending"),
+        (levels_of_halves(*range(1, 66)), mixed_record(), "more than 64 levels"),
+        (levels_of_halves(*range(1, 257)), mixed_record(), "more than 64 levels"),
+    ],
+)
+def test_refused_mixed_tables(data: bytes, record: TensorRecord, part: str) -> None:
+    refused_mixed(data, record, part)
+
+
+@pytest.mark.parametrize("length", range(len(MIXED)))
+def test_mixed_tables_that_end_early(length: int) -> None:
+    refused_mixed(MIXED[:length], mixed_record(), "announced|are left")
+
+
+def test_what_can_be_mixed() -> None:
+    assert [dtype for dtype in DType if can_be_mixed(dtype, (3, 3))] == FLOATS
+    most = MAX_MIXED_ELEMENTS
+    fitting: list[tuple[int, ...]] = [(1, 1), (1, most), (1024, 512, 1, 1), (1 << 9, 1 << 8, 2, 2)]
+    others: list[tuple[int, ...]] = [(), (9,), (0, 4), (4, 0), (4, 4, 0), (1, most + 1), (725, 725)]
+    assert all(can_be_mixed(DType.F32, shape) for shape in fitting)
+    assert not any(can_be_mixed(DType.F32, shape) for shape in others)

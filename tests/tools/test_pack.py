@@ -109,6 +109,24 @@ def test_both_runtimes_agree(packed: tuple[Path, str], trained_network: "Trained
     np.testing.assert_allclose(outputs, other, rtol=1e-5, atol=1e-5)
 
 
+def test_fast_load(
+    packed: tuple[Path, str], trained_network: "TrainedNetwork", tmp_path: Path
+) -> None:
+    """The same tensors, under static tables."""
+    output = tmp_path / "fast.spq"
+    assert main(words(trained_network, output, "--fast-load")) == 0
+    small, fast = packed[0].read_bytes(), output.read_bytes()
+    assert len(small) < len(fast)
+    with spq.open(small) as one, spq.open(fast) as other:
+        names = one.keys()
+        encodings = [{archive.info(name).encoding for name in names} for archive in (one, other)]
+        for name in names:
+            assert one.get_tensor(name).tobytes() == other.get_tensor(name).tobytes()
+        assert json.loads(other.metadata["spq.options"])["loads_fast"]
+    assert "mixed" in encodings[0]
+    assert "mixed" not in encodings[1]
+
+
 @pytest.mark.parametrize(("hash_seed", "threads"), [("1", "1"), ("2", "2")])
 def test_same_bytes_again(
     packed: tuple[Path, str],

@@ -68,7 +68,13 @@ class Content:
         """Return the file."""
         stream = io.BytesIO()
         metadata = self.provenance(divergence, kind)
-        spq.save(self.stored(found), stream, metadata=metadata, programs=self._programs.stored)
+        spq.save(
+            self.stored(found),
+            stream,
+            metadata=metadata,
+            programs=self._programs.stored,
+            mixes=not self._options.loads_fast,
+        )
         return stream.getvalue()
 
     def file_bytes(self, found: Found, divergence: float | None, kind: str) -> int:

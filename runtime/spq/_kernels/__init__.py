@@ -8,6 +8,7 @@ an empty array stands for one that is absent.
 """
 
 from spq._kernels.elements import index_levels, join_planes, look_up
+from spq._kernels.mixed import code_signed_indices
 from spq._kernels.rans import decode_symbols, encode_symbols
 from spq._kernels.sparse import count_ones_by_class, decode_mask, decode_values, gather_values
 from spq._kernels.status import (
@@ -25,6 +26,7 @@ __all__ = [
     "OK",
     "STREAM_TOO_LONG",
     "STREAM_TOO_SHORT",
+    "code_signed_indices",
     "count_ones_by_class",
     "decode_mask",
     "decode_symbols",
