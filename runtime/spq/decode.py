@@ -29,6 +29,8 @@ ReadPart = Callable[[TensorRecord, int], bytes]
 """Returns the checked bytes of a tensor's part."""
 
 _PARALLEL_FROM_BYTES = 1 << 22
+# Of a mixed tensor a byte takes so many times the work of others.
+_MIXED_WORK = 32
 # Raw elements that are converted at once.
 _CONVERTED = 1 << 20
 
@@ -79,8 +81,8 @@ def decode_tensors(
         `bad_argument` for no threads; `truncated`, `checksum_mismatch`, `bad_tables`, `bad_stream`.
     """
     if threads is None:
-        decoded_bytes = sum(one.record.decoded_bytes for one in wanted)
-        threads = processor_count() if decoded_bytes >= _PARALLEL_FROM_BYTES else 1
+        work = sum(_work(one.record) for one in wanted)
+        threads = processor_count() if work >= _PARALLEL_FROM_BYTES else 1
     if threads < 1:
         raise SpqError(Reason.BAD_ARGUMENT, f"{threads} threads decode nothing; pass 1 or more")
     crew = _Crew(wanted, read_part)
@@ -90,6 +92,11 @@ def decode_tensors(
     else:
         crew.work_together(worker_count)
     return crew.result()
+
+
+def _work(record: TensorRecord) -> int:
+    """Return what a tensor takes to be decoded, in bytes of other tensors."""
+    return record.decoded_bytes * (_MIXED_WORK if record.encoding is Encoding.MIXED else 1)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ from spqformat.ids import DType, Encoding
 from spqformat.mixed_tables import can_be_mixed
 from spqformat.writer import EncodedTensor
 
+# What mixed predictions gain less than that is not worth the time of their decoding.
+_MIXED_MIN_GAIN = 1 / 64
+
 
 @dataclass(frozen=True)
 class _Indexed:
@@ -58,10 +61,7 @@ def encode_tensor(
         element = bits[:1].tobytes()
         return EncodedTensor(dtype, Encoding.CONSTANT, elements.shape, crc, [], element)
     raw = EncodedTensor(dtype, Encoding.RAW, elements.shape, crc, [bits.tobytes()])
-    best = min(
-        [raw, *_encode_indexed(bits, dtype, elements.shape, crc, mixes)],
-        key=_directory_and_stored_bytes,
-    )
+    best = min([raw, *_encode_indexed(bits, dtype, elements.shape, crc, mixes)], key=_cost)
     if best is not raw or bits.size == 0:
         return best
     planes = encode_planes(bits, dtype, elements.shape, crc)
@@ -88,6 +88,12 @@ def _encode_indexed(
     if mixes and can_be_mixed(dtype, shape):
         options.extend(_encode_mixed(indexed, int(zero[0]) if zero.size else None, crc))
     return options
+
+
+def _cost(tensor: EncodedTensor) -> float:
+    """Count bytes, those under mixed predictions for more."""
+    surcharge = _MIXED_MIN_GAIN if tensor.encoding is Encoding.MIXED else 0.0
+    return _directory_and_stored_bytes(tensor) / (1 - surcharge)
 
 
 def _directory_and_stored_bytes(tensor: EncodedTensor) -> int:
