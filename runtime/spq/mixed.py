@@ -80,7 +80,7 @@ def _code(
     from spq._kernels import code_signed_indices
 
     constants = _constants()
-    counters = scratch.array("counters", counter_count(view), np.int32)
+    counters = scratch.array("counters", counter_count(view), np.uint32)
     counters[:] = _FIRST_COUNTER
     stream_bytes = np.zeros(1, dtype=np.int64)
     status = code_signed_indices(
@@ -92,7 +92,7 @@ def _code(
         constants.rates,
         counters,
         np.full((2 + MIXED_STEPS) * MIXED_INPUTS, _FIRST_WEIGHT, dtype=np.int64),
-        np.empty(MIXED_INPUTS, dtype=np.int64),
+        np.empty(MIXED_INPUTS, dtype=np.uint64),
         np.empty(MIXED_INPUTS, dtype=np.int64),
         stream,
         stream_bytes,

@@ -93,10 +93,11 @@ class Run:
         given = bytes([0xAA]) * stream if isinstance(stream, int) else stream
         constants = mixed._constants()
         before = [constant.tobytes() for constant in constants]
-        counters = np.full(mixed.counter_count(view), 1 << 23, dtype=np.int32)
+        counters = np.full(mixed.counter_count(view), 1 << 23, dtype=np.uint32)
         weights = np.full((2 + MIXED_STEPS) * MIXED_INPUTS, 20_480, dtype=np.int64)
-        scratch = np.zeros(MIXED_INPUTS, dtype=np.int64)
-        written = (counters, weights, scratch, scratch, np.frombuffer(given, dtype=np.uint8))
+        chosen = np.zeros(MIXED_INPUTS, dtype=np.uint64)
+        inputs = np.zeros(MIXED_INPUTS, dtype=np.int64)
+        written = (counters, weights, chosen, inputs, np.frombuffer(given, dtype=np.uint8))
         arrays = [Guarded(array) for array in (*written, np.array([-1]), signed)]
         inside = [array.inside for array in arrays]
         self.status = int(kernel(encodes, *view, *signs, *constants, *inside))
