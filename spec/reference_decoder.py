@@ -801,12 +801,14 @@ def decode_planes(data: bytes, record: TensorRecord) -> bytes:
 
 def decode_mixed(data: bytes, record: TensorRecord) -> bytes:
     """Decode a small tensor whose signed indices are coded by mixed predictions (6.6)."""
-    cursor = Cursor(read_part(data, record.parts[0]), "bad_tables")
+    tables = read_part(data, record.parts[0])
+    cursor = Cursor(tables, "bad_tables")
     cursor.require(record.dtype in ("f64", "f32", "f16", "bf16"), "only floats are mixed")
     cursor.require(len(record.shape) >= 2, "a mixed tensor has rows and channels")
     small = record.element_count <= MAX_MIXED_ELEMENTS
     cursor.require(small, "a mixed tensor has at most 2**19 elements")
     levels = read_codebook(cursor, record)
+    cursor.require(tables[0] != 3, "levels of a mixed tensor ascend as bit patterns")
     cursor.require(len(levels) <= MAX_MIXED_LEVELS, "a mixed tensor has at most 64 levels")
     zero = bytes(record.item_bytes)
     cursor.require(zero not in levels, "zero is no level")

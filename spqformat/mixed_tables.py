@@ -8,7 +8,7 @@ import numpy as np
 
 from spqformat.codebook import Codebook, read_codebook, write_codebook
 from spqformat.coded import check_chunk_count, tables_cursor
-from spqformat.ids import MAX_MIXED_ELEMENTS, MAX_MIXED_LEVELS, DType
+from spqformat.ids import MAX_MIXED_ELEMENTS, MAX_MIXED_LEVELS, CodebookKind, DType
 from spqformat.model import TensorRecord
 
 _FLOATS = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
@@ -79,6 +79,8 @@ def read_mixed_tables(raw: bytes, record: TensorRecord) -> MixedTables:
     if not can_be_mixed(record.dtype, record.shape):
         raise cursor.refuse("a tensor of this type and shape cannot be mixed")
     codebook = read_codebook(cursor, record.dtype)
+    if codebook.kind is CodebookKind.UNIFORM:
+        raise cursor.refuse("a mixed tensor has a uniform codebook")
     if codebook.level_count > MAX_MIXED_LEVELS:
         raise cursor.refuse(f"a mixed tensor has more than {MAX_MIXED_LEVELS} levels")
     if (codebook.levels == 0).any():

@@ -41,7 +41,7 @@ class TensorInfo:
     shape : tuple of int
         Dimensions.
     encoding : str
-        ``raw``, ``dense``, ``sparse``, ``planes`` or ``constant``.
+        ``raw``, ``dense``, ``sparse``, ``planes``, ``constant`` or ``mixed``.
     stored_bytes : int
         Bytes in the file, without its directory entry; none of a ``constant`` tensor, whose
         element stands there.

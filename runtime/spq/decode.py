@@ -29,8 +29,8 @@ ReadPart = Callable[[TensorRecord, int], bytes]
 """Returns the checked bytes of a tensor's part."""
 
 _PARALLEL_FROM_BYTES = 1 << 22
-# Of a mixed tensor a byte takes so many times the work of others.
-_MIXED_WORK = 32
+# An element of a mixed tensor takes the work of so many bytes of others.
+_MIXED_WORK = 128
 # Raw elements that are converted at once.
 _CONVERTED = 1 << 20
 
@@ -86,7 +86,8 @@ def decode_tensors(
     if threads < 1:
         raise SpqError(Reason.BAD_ARGUMENT, f"{threads} threads decode nothing; pass 1 or more")
     crew = _Crew(wanted, read_part)
-    worker_count = min(threads, sum(max(len(one.record.parts), 1) for one in wanted))
+    # The first part of a coded tensor is its tables.
+    worker_count = min(threads, sum(max(len(one.record.parts) - 1, 1) for one in wanted))
     if worker_count <= 1:
         crew.work()
     else:
@@ -96,7 +97,9 @@ def decode_tensors(
 
 def _work(record: TensorRecord) -> int:
     """Return what a tensor takes to be decoded, in bytes of other tensors."""
-    return record.decoded_bytes * (_MIXED_WORK if record.encoding is Encoding.MIXED else 1)
+    if record.encoding is Encoding.MIXED:
+        return _MIXED_WORK * record.element_count
+    return record.decoded_bytes
 
 
 @contextlib.contextmanager

@@ -32,9 +32,9 @@ class _Indexed:
 
 
 def encode_tensor(
-    elements: NDArray[np.generic], dtype: DType, *, mixes: bool = False
+    elements: NDArray[np.generic], dtype: DType, *, fast_load: bool = True
 ) -> EncodedTensor:
-    """Encode a tensor exactly, in the fewest bytes that the format's encodings take.
+    """Encode a tensor exactly, by the encoding of the fewest bytes.
 
     Parameters
     ----------
@@ -42,8 +42,9 @@ def encode_tensor(
         Elements in the NumPy type of `dtype`.
     dtype : DType
         Element type.
-    mixes : bool
-        Whether mixed predictions may be taken, which are slow to decode.
+    fast_load : bool
+        Whether mixed predictions, which are slow to decode, are left out. Else they are taken where
+        they save a 64th or more.
 
     Returns
     -------
@@ -61,7 +62,7 @@ def encode_tensor(
         element = bits[:1].tobytes()
         return EncodedTensor(dtype, Encoding.CONSTANT, elements.shape, crc, [], element)
     raw = EncodedTensor(dtype, Encoding.RAW, elements.shape, crc, [bits.tobytes()])
-    best = min([raw, *_encode_indexed(bits, dtype, elements.shape, crc, mixes)], key=_cost)
+    best = min([raw, *_encode_indexed(bits, dtype, elements.shape, crc, fast_load)], key=_cost)
     if best is not raw or bits.size == 0:
         return best
     planes = encode_planes(bits, dtype, elements.shape, crc)
@@ -69,7 +70,7 @@ def encode_tensor(
 
 
 def _encode_indexed(
-    bits: NDArray[np.generic], dtype: DType, shape: tuple[int, ...], crc: int, mixes: bool
+    bits: NDArray[np.generic], dtype: DType, shape: tuple[int, ...], crc: int, fast_load: bool
 ) -> list[EncodedTensor]:
     """Encode a tensor as indices into its distinct values; nothing when these are too many."""
     indexed = _index(bits, dtype, shape)
@@ -85,7 +86,7 @@ def _encode_indexed(
         options.append(_encode_sparse(indexed, int(zero[0]), crc))
     if zero_share <= 0.5 or small:
         options.extend(_encode_dense(indexed, crc))
-    if mixes and can_be_mixed(dtype, shape):
+    if not fast_load and can_be_mixed(dtype, shape):
         options.extend(_encode_mixed(indexed, int(zero[0]) if zero.size else None, crc))
     return options
 

@@ -41,7 +41,7 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     programs: Mapping[str, bytes] | None = None,
-    mixes: bool = False,
+    fast_load: bool = True,
 ) -> int:
     """Write tensors exactly: what `load_state_dict` and `open` give back is what went in.
 
@@ -61,10 +61,12 @@ def save(
         Flat string map to store.
     programs : mapping of str to bytes, optional
         Programs by kind: ``torch`` or ``onnx``.
-    mixes : bool, optional
-        Whether weights of at most 2**19 elements and 64 levels besides zero are coded under
-        predictions that learn while they decode, as `spq pack` does: fewer bytes, and tens of
-        nanoseconds to decode an element.
+    fast_load : bool, optional
+        Whether all tensors are coded so that they decode fast. False, which is how `spq pack` saves
+        unless it is given ``--fast-load``, codes some under predictions that learn while they
+        decode, for a few per cent fewer bytes and tens of nanoseconds for each element:
+        floating-point tensors of two dimensions or more, at most 2**19 elements and at most 64
+        distinct values besides zero, where that saves a 64th or more.
 
     Returns
     -------
@@ -95,7 +97,7 @@ def save(
         if owner != name:
             aliases[name] = owner
         else:
-            encoded[name] = encode_tensor(array, dtype, mixes=mixes)
+            encoded[name] = encode_tensor(array, dtype, fast_load=fast_load)
     pieces = serialise(encoded, aliases, metadata or {}, programs or {})
     if isinstance(path, str | os.PathLike):
         _check_path(path)

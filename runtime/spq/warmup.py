@@ -57,7 +57,7 @@ def warmup() -> Path:
     # Every element type is mixed by the same code.
     tensors["mixed"] = (dense_rows[:, :64] / 7).astype("f4")
     stream = io.BytesIO()
-    save(tensors, stream, mixes=True)
+    save(tensors, stream, fast_load=False)
     with Archive(stream.getvalue(), Limits()) as archive:
         archive.tensors()
     return folder

@@ -40,7 +40,7 @@ def victims() -> dict[str, bytes]:
         "planes": file_of(
             {"planes": 20_000 - 7 * np.arange(60), "halves": random.normal(size=200).astype("f2")}
         ),
-        "mixed": file_of({"mixed": signs.astype("f4"), "matrix": matrix}, mixes=True),
+        "mixed": file_of({"mixed": signs.astype("f4"), "matrix": matrix}, fast_load=False),
         "programs": file_of(
             {"w": np.arange(300) == 7}, programs={"onnx": b"xyz" * 40, "torch": b"{}"}
         ),

@@ -189,7 +189,7 @@ def good_files() -> dict[str, bytes]:
         "awkward": saved({"floats": awkward_floats(), "halves": awkward_floats().view("f2")}),
         "clustered": saved({"w": clustered(random), "b": clustered(random)[:, 0].copy()}),
         "kernels": saved({str(shape): kernels(random, shape) for shape in KERNELS}),
-        "mixed": saved({str(shape): stepped(random, shape) for shape in VIEWS}, mixes=True),
+        "mixed": saved({str(shape): stepped(random, shape) for shape in VIEWS}, fast_load=False),
     }
     short: dict[str, Array] = {
         "uniform": (random.integers(-7, 9, 6000) * np.float32(0.0625)).astype("f4"),
@@ -478,12 +478,11 @@ def handmade_planes(
 
 
 def mixed_codebook(random: np.random.Generator, dtype: DType) -> Codebook:
-    """Draw a codebook of at most 64 levels, none of them zero; a uniform one of either sign."""
+    """Draw a codebook of at most 64 levels, none of them zero and no uniform one."""
     codebook = codebook_of(random, dtype, sparse=True)
+    while codebook.kind is CodebookKind.UNIFORM:
+        codebook = codebook_of(random, dtype, sparse=True)
     count = min(codebook.level_count, int(random.integers(1, MAX_MIXED_LEVELS + 1)))
-    if codebook.kind is CodebookKind.UNIFORM:
-        first = int(random.choice([-count, 1]))
-        return uniform_codebook(int(random.integers(-9, 9)), first, count)
     kept = np.sort(random.choice(codebook.levels.size, count, replace=False))
     return Codebook(codebook.kind, codebook.levels[kept])
 
@@ -886,7 +885,7 @@ def small_files(files: dict[str, bytes]) -> dict[str, bytes]:
         "sparse": saved({"w": pruned}, metadata={"k": "v"}),
         "kernels": saved({"w": kernels(random, (6, 6, 3, 3))}),
         "mixed": saved(
-            {"w": stepped(random, (4, 3, 3, 3)), "x": stepped(random, (6, 9))}, mixes=True
+            {"w": stepped(random, (4, 3, 3, 3)), "x": stepped(random, (6, 9))}, fast_load=False
         ),
         "planes": saved({"w": random.normal(size=150).astype("f4"), "x": np.arange(60) * 3}),
     }
@@ -1060,4 +1059,4 @@ def test_logistic_function_of_the_text() -> None:
     numbers = tuple(int(number) for number in block.replace("\n", " ").split(","))
     assert numbers == reference.LOGISTIC == mixed._LOGISTIC
     exact = 2**16 / (1 + np.exp(-np.arange(-16, 17) / 2))
-    assert np.abs(numbers - exact).max() < 6
+    assert np.abs(numbers - exact).max() <= 0.5

@@ -72,8 +72,8 @@ def files() -> dict[str, bytes]:
         "planes": saved(
             {"w": 20_000 - 7 * np.arange(300), "x": random.normal(size=300).astype("f2")}
         ),
-        "mixed": saved({"w": signed.astype("f4"), "x": odd}, mixes=True),
-        "mixed, one sign": saved({"w": -few.reshape(20, 15), "x": lines}, mixes=True),
+        "mixed": saved({"w": signed.astype("f4"), "x": odd}, fast_load=False),
+        "mixed, one sign": saved({"w": -few.reshape(20, 15), "x": lines}, fast_load=False),
         "many symbols": saved({"w": long}),
         "wide": saved({"w": wide}),
     }

@@ -179,8 +179,10 @@ def tables(data: bytes) -> None:
                 assert write_explicit(frequencies) == used, "two forms of one table"
         else:
             parts = (Part(0, 0, 0),) * (1 + chunks)
-            # Tables of mixed tensors alone depend on the shape, which must be of two dimensions.
-            record = TensorRecord("w", dtype, Encoding.DENSE, (1, element_count), 0, parts)
+            # Tables of mixed tensors alone depend on the shape.
+            ones = (1,) * (freq_log2 % 4)
+            shape = (*ones, element_count) if chunks & 1 else (element_count, *ones)
+            record = TensorRecord("w", dtype, Encoding.DENSE, shape, 0, parts)
             found = _READERS[kind](body, record)
             _check_tables(found, dtype)
             if isinstance(found, MixedTables):
@@ -367,7 +369,7 @@ def round_trip(data: bytes) -> None:
         f"k{number}": draw.raw_bytes(draw.below(9)).hex() for number in range(draw.below(3))
     }
     programs = {f"p{number}": draw.raw_bytes(draw.below(60)) for number in range(draw.below(3))}
-    options = {"metadata": metadata, "programs": programs, "mixes": draw.below(2) == 0}
+    options = {"metadata": metadata, "programs": programs, "fast_load": draw.below(2) == 0}
     saved = corpus.saved(tensors, **options)
     again = corpus.saved(dict(reversed(tensors.items())), **options)
     assert saved == again, "two encodings of the same tensors"

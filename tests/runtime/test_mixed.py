@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import spq
-from spq import mixed
+from spq import decode, encode, mixed
 from spq._kernels import (
     BAD_STATE,
     OK,
@@ -376,9 +376,9 @@ def test_all_decisions_are_ones_for_zeros(signs: Signs) -> None:
 # --- tensors ---------------------------------------------------------------------------------
 
 
-def saved(tensors: dict[str, Any], *, mixes: bool = True) -> bytes:
+def saved(tensors: dict[str, Any], *, fast_load: bool = False) -> bytes:
     stream = io.BytesIO()
-    spq.save(tensors, stream, mixes=mixes)
+    spq.save(tensors, stream, fast_load=fast_load)
     return stream.getvalue()
 
 
@@ -418,7 +418,7 @@ SHAPES = [
 def check(bits: NDArray[np.generic], dtype: DType, shape: tuple[int, ...]) -> None:
     """Encode a tensor, which becomes mixed, decode and compare."""
     elements = bits.view(dtype.numpy).reshape(shape)
-    tensor = encode_tensor(elements, dtype, mixes=True)
+    tensor = encode_tensor(elements, dtype, fast_load=False)
     assert tensor.encoding is Encoding.MIXED
     with spq.open(file_of(tensor)) as archive:
         archive.verify()
@@ -483,7 +483,7 @@ def test_decoding_is_converting(source: DType, target: DType) -> None:
     patterns = np.array([*ODD[source], *LEVELS[source].tolist()], dtype=f"u{source.item_bytes}")
     bits = few(patterns, (30, 40))
     elements = bits.view(source.numpy).reshape(30, 40)
-    tensor = encode_tensor(elements, source, mixes=True)
+    tensor = encode_tensor(elements, source, fast_load=False)
     assert tensor.encoding is Encoding.MIXED
     with spq.open(file_of(tensor)) as archive:
         found = archive.tensors(dtypes={"w": target.label})["w"]
@@ -529,8 +529,8 @@ def test_same_tensors_same_bytes() -> None:
 # --- when it is taken ------------------------------------------------------------------------
 
 
-def encoding_of(array: NDArray[Any], *, mixes: bool = True) -> str:
-    with spq.open(saved({"w": array}, mixes=mixes)) as archive:
+def encoding_of(array: NDArray[Any], *, fast_load: bool = False) -> str:
+    with spq.open(saved({"w": array}, fast_load=fast_load)) as archive:
         assert archive.get_tensor("w").tobytes() == array.tobytes()
         return archive.info("w").encoding
 
@@ -539,7 +539,7 @@ def test_only_where_it_is_asked_for() -> None:
     tensors = network()
     plain = io.BytesIO()
     spq.save(tensors, plain)
-    assert plain.getvalue() == saved(tensors, mixes=False)
+    assert plain.getvalue() == saved(tensors, fast_load=True)
     with spq.open(plain.getvalue()) as archive:
         assert "mixed" not in {archive.info(name).encoding for name in tensors}
     assert len(saved(tensors)) < len(plain.getvalue())
@@ -551,7 +551,7 @@ def test_only_where_it_is_smaller() -> None:
         for shape in [(2, 1), (3, 2), (2, 9), (8, 8), (5, 3, 3, 3), (40, 50), (1000, 300)]:
             levels = generator(seed).normal(size=1 + 4 * seed).astype("f4").view("u4")
             array = few(levels, shape, density, seed).view("f4").reshape(shape)
-            both_files = [saved({"w": array}, mixes=mixes) for mixes in (False, True)]
+            both_files = [saved({"w": array}, fast_load=fast) for fast in (True, False)]
             with spq.open(both_files[1]) as archive:
                 is_mixed = archive.info("w").encoding == "mixed"
             if is_mixed:
@@ -560,6 +560,38 @@ def test_only_where_it_is_smaller() -> None:
                 assert both_files[0] == both_files[1]
             seen.append(is_mixed)
     assert 3 < seen.count(True) < len(seen) - 3
+
+
+@pytest.mark.parametrize(("least", "is_mixed"), [(0.0, True), (0.9, False)])
+def test_only_where_it_saves_enough(
+    least: float, is_mixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = next(iter(network().values()))
+    static, smallest = (saved({"w": weights}, fast_load=fast) for fast in (True, False))
+    assert 0.1 * len(static) < len(smallest) < len(static)
+    monkeypatch.setattr(encode, "_MIXED_MIN_GAIN", least)
+    assert (encoding_of(weights) == "mixed") is is_mixed
+
+
+def test_small_networks_are_decoded_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their elements take many times the work of others; a single one leaves nothing to share."""
+    started: list[int] = []
+    together = decode._Crew.work_together
+
+    def counted(crew: decode._Crew, worker_count: int) -> None:
+        started.append(worker_count)
+        together(crew, worker_count)
+
+    monkeypatch.setattr(decode._Crew, "work_together", counted)
+    monkeypatch.setattr(decode, "processor_count", lambda: 2)
+    weights = few(generator(3).normal(size=7).astype("f4").view("u4"), (200, 100), 0.5, 1)
+    matrix = weights.view("f4").reshape(200, 100)
+    for count, expected in ((1, []), (2, [2])):
+        tensors = {str(number): matrix + np.float32(0) for number in range(count)}
+        with spq.open(saved(tensors)) as archive:
+            assert {archive.info(name).encoding for name in tensors} == {"mixed"}
+            archive.tensors()
+        assert started == expected
 
 
 def test_noise_of_a_large_tensor_is_not_mixed() -> None:
@@ -613,7 +645,7 @@ def refusal(parts: list[bytes], shape: tuple[int, ...], elements: bytes) -> Reas
 
 def test_refused_chunks() -> None:
     array = few(LEVELS[DType.F32], (9, 20)).view("f4").reshape(9, 20)
-    tensor = encode_tensor(array, DType.F32, mixes=True)
+    tensor = encode_tensor(array, DType.F32, fast_load=False)
     assert tensor.encoding is Encoding.MIXED
     tables, chunk = tensor.parts
     assert refusal([tables, chunk], (9, 20), array.tobytes()) is None

@@ -31,7 +31,7 @@ for kind in ("f2", "f4", "f8"):
     values = random.integers(-1, 2, (40, 9, 3, 3)) * (random.random((40, 9, 1, 1)) < 0.2)
     tensors["mixed" + kind] = values.astype(kind)
 stream = io.BytesIO()
-spq.save(tensors, stream, mixes=True)
+spq.save(tensors, stream, fast_load=False)
 with spq.open(stream.getvalue()) as archive:
     archive.verify()
     print(*sorted({archive.info(name).encoding for name in tensors}))

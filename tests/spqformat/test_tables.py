@@ -700,14 +700,10 @@ def test_signs_of_levels(dtype: DType, positives: int) -> None:
     assert (tables.positive_count, tables.negative_count) == (positives, 64 - positives)
 
 
-@pytest.mark.parametrize(("first", "positives"), [(1, 3), (-3, 0)])
-def test_uniform_levels_of_mixed_tensors(first: int, positives: int) -> None:
+@pytest.mark.parametrize("first", [1, -3, -1])
+def test_uniform_levels_of_mixed_tensors(first: int) -> None:
     data = write_mixed_tables(uniform_codebook(-2, first, 3))
-    tables = read_mixed_tables(data, mixed_record(dtype=DType.F32))
-    assert tables.positive_count == positives
-    # Uniform levels of both signs always have zero between them.
-    crossing = write_mixed_tables(uniform_codebook(-2, -1, 3))
-    refused_mixed(crossing, mixed_record(dtype=DType.F32), "zero among its levels")
+    refused_mixed(data, mixed_record(dtype=DType.F32), "uniform codebook")
 
 
 def levels_of_halves(*levels: int) -> bytes:

@@ -122,7 +122,7 @@ def test_fast_load(
         encodings = [{archive.info(name).encoding for name in names} for archive in (one, other)]
         for name in names:
             assert one.get_tensor(name).tobytes() == other.get_tensor(name).tobytes()
-        assert json.loads(other.metadata["spq.options"])["loads_fast"]
+        assert json.loads(other.metadata["spq.options"])["fast_load"]
     assert "mixed" in encodings[0]
     assert "mixed" not in encodings[1]
 

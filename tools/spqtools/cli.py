@@ -190,8 +190,8 @@ def command(context: click.Context) -> None:
 @click.option(
     "--fast-load",
     is_flag=True,
-    help="Code small weights under static tables instead of predictions that learn: a file of a "
-    "few per cent more bytes that opens several times faster.",
+    help="Write a file that opens faster and is a few per cent larger: small networks open in a "
+    "half to a sixth of the time.",
 )
 @click.option(
     "--frontier",
@@ -308,7 +308,7 @@ def pack(
             seed=seed,
             recovers=recover is not None,
             fitness=fitness,
-            loads_fast=fast_load,
+            fast_load=fast_load,
             **goals,
         ),
         arch=arch,

@@ -73,7 +73,7 @@ class Content:
             stream,
             metadata=metadata,
             programs=self._programs.stored,
-            mixes=not self._options.loads_fast,
+            fast_load=self._options.fast_load,
         )
         return stream.getvalue()
 

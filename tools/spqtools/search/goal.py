@@ -48,8 +48,8 @@ class Options:
     fitness : str, optional
         Name of what students are judged by, see `named_fitness`; by default what their outputs look
         like.
-    loads_fast : bool
-        Whether the file does without predictions that learn, see `spq.save`.
+    fast_load : bool
+        Whether the file is to open faster, at the expense of some bytes, see `spq.save`.
     """
 
     sparsity: float | None = None
@@ -62,7 +62,7 @@ class Options:
     seed: int = 0
     recovers: bool = False
     fitness: str | None = None
-    loads_fast: bool = False
+    fast_load: bool = False
 
     def __post_init__(self) -> None:
         goals = [
