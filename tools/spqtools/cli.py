@@ -191,7 +191,7 @@ def command(context: click.Context) -> None:
     "--fast-load",
     is_flag=True,
     help="Write a file that opens faster and is a few per cent larger: small networks open in a "
-    "half to a sixth of the time.",
+    "half to a seventh of the time.",
 )
 @click.option(
     "--frontier",
