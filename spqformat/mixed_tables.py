@@ -70,6 +70,7 @@ def positive_count(codebook: Codebook) -> int:
     """Return the number of levels whose sign bit is clear."""
     levels = codebook.levels
     top = levels.dtype.type(1 << (8 * levels.dtype.itemsize - 1))
+    # NumPy's stubs compare no generic scalars.
     return int(np.count_nonzero(levels < top))  # type: ignore[operator]
 
 
