@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from spqtools.progress import Progress, Tick
 from spqtools.reading.unlabelled import read_unlabelled
 from spqtools.search.goal import Options
 from spqtools.training import course
+from spqtools.training.recover import Recovered, recover
 
 if TYPE_CHECKING:
     from tests.conftest import TrainedNetwork
@@ -63,7 +66,14 @@ def test_training_goes_down_to_the_size(
     words: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """As if the student of the search were worse."""
+
+    def without_rival(*arguments: Any, **named: Any) -> Recovered:
+        return replace(recover(*arguments, **named), rival_divergence=inf)
+
+    monkeypatch.setattr("spqtools.search.compress.recover", without_rival)
     goal = [*words, "--target-size", "700", "--no-program"]
     goal += ["--recover", str(trained_network.calibration)]
     report = packed(goal, capsys)
@@ -77,6 +87,20 @@ def test_training_goes_down_to_the_size(
     assert len(spq.load_state_dict(first)) == len(torch.load(trained_network.model))
     packed(goal, capsys)
     assert (tmp_path / "net.spq").read_bytes() == first
+
+
+def test_training_that_is_no_gain_leaves_the_student_of_the_search(
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    trained_network: "TrainedNetwork",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goal = [*words, "--target-size", "700", "--no-program"]
+    before = packed(goal, capsys)
+    monkeypatch.setattr("spqtools.training.recover._PEAK_RATE", 100.0)
+    report = packed([*goal, "--recover", str(trained_network.calibration)], capsys)
+    assert "training was no gain; the file is that of the search before it" in report["notes"]
+    assert report["divergence"] < 2 * before["divergence"] < 0.2
 
 
 def test_training_keeps_a_sparsity(
@@ -130,7 +154,7 @@ def test_an_interrupted_training_ends_the_same(
         return PackRequest(
             trained_network.model,
             tmp_path / name,
-            Options(target_size=600, recovers=True),
+            Options(target_size=600, effort="fast", recovers=True),
             arch=trained_network.arch,
             calibration=trained_network.calibration,
             recovery=str(trained_network.calibration),

@@ -1,6 +1,7 @@
 """What a layer keeps, and nothing else, moves to few levels, in the light of its inputs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,28 @@ def test_quantising_knows_the_inputs(name: str) -> None:
         return float((student.outputs(tensors)[0][0] - wanted).square().mean())
 
     assert error(levelled, fitted) < error(nearest, bias)
+
+
+@pytest.mark.parametrize(
+    ("kept", "left"), [((0, 1), 0.6), ((0, 1, 2), 0.36 ** (1 / 3)), ((0, 2), 1)]
+)
+@pytest.mark.parametrize("are_coupled", [False, True])
+def test_the_share_of_an_error_that_others_do_not_make_up_for(
+    kept: tuple[int, ...], left: float, are_coupled: bool
+) -> None:
+    """Of two features that go along by 0.8, either leaves 0.36 of the other; of two rows, too."""
+    layer, moments, student = moments_of("linear")
+    hessian, (coupling,) = torch.eye(layer.columns + 1), uncoupled(layer)
+    hessian[0, 1] = hessian[1, 0] = 0.8
+    if are_coupled:
+        coupling[3, 5] = coupling[5, 3] = 0.8
+        left *= 0.36 ** (1 / layer.rows)
+    weight, bias = student.original["0.weight"], student.original["0.bias"]
+    keep = torch.zeros_like(weight, dtype=torch.bool)
+    keep[2, list(kept)] = True
+    inputs = replace(moments, inputs=hessian[None])
+    task = quantise._Task(layer, inputs, [coupling.double()], weight, bias, may_zero=True)
+    assert task.share_left(keep) == pytest.approx(left, rel=0.02)
 
 
 def test_nothing_kept() -> None:

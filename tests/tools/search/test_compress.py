@@ -191,7 +191,7 @@ def test_the_frontier_is_monotone_and_knows_the_output(explored: Path) -> None:
     assert ratios == sorted(ratios)
     assert divergences == sorted(divergences)
     # It goes on beyond the goal.
-    assert ratios[0] < 14 < 1.2 * 14 < ratios[-1]
+    assert ratios[0] <= 14 / 0.98 < 1.2 * 14 < ratios[-1]
     chosen = (explored / content["chosen"]).read_bytes()
     assert chosen == (explored / "net.spq").read_bytes()
     assert (explored / "points.png").read_bytes().startswith(b"\x89PNG")

@@ -77,17 +77,6 @@ def test_the_ladder_ends_somewhere() -> None:
     assert 0.004 <= trials[-1].density < 0.006
 
 
-@pytest.mark.parametrize(
-    ("least", "expected"), [(0.6, []), (0.3, [0.5, 0.3]), (0.13, [0.5, 0.3, 0.2, 0.16])]
-)
-def test_nothing_below_the_least_density_is_tried(least: float, expected: list[float]) -> None:
-    trials: list[Trial] = []
-    while (density := next_density(trials, None, EFFORT, least)) is not None:
-        trials.append(Trial(density, beyond=False))
-    assert [trial.density for trial in trials] == pytest.approx(expected)
-    assert planned_cycles(None, EFFORT, likely=0.0, least=least) == len(expected)
-
-
 def test_the_function_is_pure() -> None:
     trials = search(0.11)
     for number in range(len(trials)):

@@ -77,7 +77,7 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def trained(evolution: Evolution, sparse: Sparse, **changed: Any) -> Recovered:
-    options = {"target_bytes": ROOMY, "max_levels": 7, **changed}
+    options = {"target_bytes": ROOMY, "max_levels": 7, "rival": sparse.tensors, **changed}
     return recover(evolution.student, sparse, evolution.inputs, file_bytes, Progress(), **options)
 
 
@@ -94,6 +94,13 @@ def test_divergence_falls_at_the_same_zeros(evolution: Evolution, sparse: Sparse
     for name, keep in sparse.keep.items():
         assert not (found.tensors[name].reshape(keep.shape) != 0)[~keep].any()
     assert all(torch.equal(sparse.tensors[name], value) for name, value in before.items())
+
+
+def test_a_rival_is_measured_on_the_same_samples(evolution: Evolution, sparse: Sparse) -> None:
+    found = trained(evolution, sparse)
+    again = trained(evolution, sparse, rival=found.tensors)
+    assert again.rival_divergence == again.divergence < found.rival_divergence
+    assert trained(evolution, sparse, rival=evolution.teacher).rival_divergence < 1e-6
 
 
 @pytest.mark.parametrize("max_levels", [1, 3, 7])
@@ -236,9 +243,8 @@ def test_no_progress_ends_it(
 @pytest.mark.parametrize("samples", [2, 3, 40])
 def test_few_samples(evolution: Evolution, sparse: Sparse, samples: int) -> None:
     inputs = [tensor[:samples] for tensor in evolution.inputs]
-    found = recover(
-        evolution.student, sparse, inputs, file_bytes, Progress(), target_bytes=700, max_levels=3
-    )
+    options: dict[str, Any] = {"rival": sparse.tensors, "target_bytes": 700, "max_levels": 3}
+    found = recover(evolution.student, sparse, inputs, file_bytes, Progress(), **options)
     assert file_bytes(found.tensors) <= 700
 
 
@@ -301,6 +307,7 @@ def test_what_another_training_left_is_no_beginning(
     inputs, options = evolution.inputs, {}
     if train is recover:
         options = {"target_bytes": 700, "max_levels": 7, "file_bytes": file_bytes}
+        options["rival"] = sparse.tensors
 
     def run(student: Sparse, samples: Sequence[Tensor], **more: Any) -> tuple[Any, list[str]]:
         progress = Telling()

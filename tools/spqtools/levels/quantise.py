@@ -34,6 +34,8 @@ _MOVING = ("entropy-constrained", "k-means", "ternary")
 _PSEUDO_COUNT = 0.5
 # What couples rows is learnt from few samples; this share of it is taken for noise.
 _OWN_SHARE = 0.3
+# Rows that tell how much of an error others make up for, and their survivors that are looked at.
+_LOOKED_AT, _MOST_SURVIVORS = 8, 1024
 
 
 def quantise_layer(
@@ -55,6 +57,10 @@ def quantise_layer(
     The alternatives in `levels` are carried out side by side, in a large layer the two that promise
     the least error and rate, and the one that has it is returned. One that promises far more than
     another is left out.
+
+    Where levels begin, and how many there are, is told by each weight's own curvature times the
+    share of an error that others cannot make up for. In layers of ResNet-20 that is a tenth to six
+    tenths of it; with all of it levels would be finer than pays.
 
     Two steps take turns. Assignment: each weight moves to the level, or to zero, of the least
     error and rate on the layer's real inputs while all others are held, so that later weights make
@@ -106,7 +112,9 @@ def quantise_layer(
     task = _Task(layer, moments, drawn, weight, bias, may_zero)
     curvature = 0.5 * importance[:, None] * task.diagonal[:, : layer.columns].double()
     curvature = curvature.clamp_min(1e-30)
-    survivors = weight[keep].double().numpy(), curvature[keep].numpy()
+    worth = curvature * weight.double().square()
+    curvature = curvature[keep] * task.share_left(keep)
+    survivors = weight[keep].double().numpy(), curvature.clamp_min(1e-30).numpy()
     begins_at = bit_price if initial_price is None else initial_price
     candidates = alternatives(*survivors, begins_at, max_levels, may_zero=may_zero)
     # Where a zero pays better than any level, a method finds none.
@@ -120,7 +128,6 @@ def quantise_layer(
     named = sorted(promises, key=lambda name: promises[name])
     named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
     hopeless = _HOPELESS * promises[named[0]]
-    worth = curvature * weight.double().square()
     tried = side_by_side(
         partial(task.settle, candidates[name], keep, worth, bit_price, moving=name in _MOVING)
         for name in named
@@ -199,6 +206,22 @@ class _Task:
                 levels = Levels(levels.values, _level_bits(chosen, len(levels.values)).numpy())
         return attempt.error() + bit_price * _rate(chosen, levels), attempt.weights
 
+    def share_left(self, keep: Tensor) -> float:
+        """Return the share of rounding errors that is left when other weights make up for them.
+
+        If each error is handed on to the weights behind it as well as can be, a layer's error is a
+        sum of squares again, each times what the factorisation L D L' of the Hessian has on D
+        instead of the diagonal (QuIP, arXiv 2307.13304), of either of the two Kronecker factors.
+        Told by the survivors of a few rows, and by geometric means.
+        """
+        rows = keep.any(1).nonzero()[:, 0].tolist()
+        hessians = []
+        for row in rows[:: max(len(rows) // _LOOKED_AT, 1)]:
+            survivors = keep[row].nonzero()[:_MOST_SURVIVORS, 0]
+            group = row * self.layer.groups // self.layer.rows
+            hessians.append(self.hessian[group, survivors[:, None], survivors].double())
+        return _share_left(hessians) * _share_left(self.couplings)
+
     def coupled(self, matrix: Tensor) -> Tensor:
         """Return the couplings times a matrix of all rows."""
         pairs = zip(self.couplings, self.blocks, strict=True)
@@ -274,6 +297,13 @@ class _Attempt:
             hessian = self._task.hessian[group].numpy()
             level_image(hessian, chosen[rows].numpy(), level, image[rows].numpy())
         return image
+
+
+def _share_left(factors: Sequence[Tensor]) -> float:
+    """Return the geometric mean of D over the diagonal, of some positive definite matrices."""
+    roots = torch.cat([torch.linalg.cholesky_ex(factor).L.diagonal() for factor in factors])
+    diagonals = torch.cat([factor.diagonal() for factor in factors])
+    return float((roots.square() / diagonals).log().mean().exp())
 
 
 def _rate(chosen: Tensor, levels: Levels) -> float:

@@ -22,7 +22,6 @@ from spqtools.search.beginning import begin_search, remarks
 from spqtools.search.checkpoint import Checkpoint, read_checkpoint, search_digest, write_checkpoint
 from spqtools.search.deadline import Deadline, TimeUp
 from spqtools.search.goal import (
-    LEAST_DENSITY,
     LIKELY_DENSITY,
     Goal,
     Options,
@@ -75,14 +74,15 @@ _LEAST_BITS_PER_SURVIVOR = 2.0
 # student of more of them: the fewer they are, the more bits each takes. LeNet-5's take 5.2 where a
 # quarter is kept, and 7.1 where a fifteenth is.
 _PROBABLY_LARGER = 1.1
-# A student that would fit at so many bits for each survivor can leave the rest to training, which
-# wins back what levels cost but zeroes worse than evolution and compensation do.
+# Training down to a size begins with the last student that is larger, and would fit at no fewer
+# bits for each survivor. It wins back what levels cost, but zeroes worse than evolution does.
 _MOST_BITS_PER_SURVIVOR = 6.0
 _RECOVERED_BITS = 3
 # Share of the time that is left to the search where training follows.
 _SEARCHING = 0.5
 # Share of the rest that is left to the training where levels are placed after it.
 _REFINING = 0.6
+_NO_GAIN = "training was no gain; the file is that of the search before it"
 # Takes as many digits in a file as any.
 _LONG_DIVERGENCE = 1.234e-100
 
@@ -159,15 +159,17 @@ def compress(
         try:
             with progress.stage("evolve", search.foreseen, search.done) as tick:
                 search.run(tick)
-            if lessons is None:
-                with progress.stage("place levels", landing.foreseen) as tick:
-                    compressed = search.result(tick)
-            elif goal.target_bytes is None:
+            if lessons is not None and goal.target_bytes is None:
                 compressed = search.refined(lessons.within(_REFINING * deadline.left), progress)
             else:
-                within = lessons.within(deadline.left)
-                compressed = search.recovered(within, goal.target_bytes, progress)
-            return replace(compressed, notes=notes)
+                with progress.stage("place levels", landing.foreseen) as tick:
+                    landed = search.landed(tick)
+                if lessons is None or goal.target_bytes is None:
+                    compressed = search.result(landed)
+                else:
+                    within = lessons.within(deadline.left)
+                    compressed = search.recovered(landed, within, goal.target_bytes, progress)
+            return replace(compressed, notes=(*notes, *compressed.notes))
         except KeyboardInterrupt:
             search.save()
             raise
@@ -198,6 +200,7 @@ class _Search:
         self._trials: list[Trial] = []
         self._before = Rung(evolution.start())
         self._beyond: Rung | None = None
+        self._taught = self._before
         self._begun: Begun | None = None
         self._training: State | None = None
 
@@ -214,21 +217,7 @@ class _Search:
             likely = self._density_at(BITS_PER_SURVIVOR)
         options = self._options
         effort = EFFORTS[options.effort]
-        return TICKS * planned_cycles(
-            options.sparsity, effort, self._trials, likely, self._least_density
-        )
-
-    @property
-    def _trains_down(self) -> bool:
-        """Whether training goes on zeroing down to the size."""
-        return self._options.recovers and self._goal.target_bytes is not None
-
-    @property
-    def _least_density(self) -> float:
-        """Below which nothing is tried."""
-        if not self._trains_down:
-            return LEAST_DENSITY
-        return max(self._density_at(_MOST_BITS_PER_SURVIVOR), LEAST_DENSITY)
+        return TICKS * planned_cycles(options.sparsity, effort, self._trials, likely)
 
     def _density_at(self, bits: float) -> float:
         """Return the density at which survivors of so many bits fill the file that is asked."""
@@ -256,6 +245,8 @@ class _Search:
                     self._beyond = rung
                 else:
                     self._before = rung
+                    if density >= self._density_at(_MOST_BITS_PER_SURVIVOR):
+                        self._taught = rung
             else:
                 trial = Trial(density, beyond=True)
             trials = [*self._trials, trial]
@@ -267,10 +258,8 @@ class _Search:
             self.save()
 
     def _next_density(self) -> float | None:
-        """Return the density to try next; None where training takes over, too."""
         options = self._options
-        effort = EFFORTS[options.effort]
-        return next_density(self._trials, options.sparsity, effort, self._least_density)
+        return next_density(self._trials, options.sparsity, EFFORTS[options.effort])
 
     def _cycle(self, density: float, tick: Tick) -> Sparse:
         """Run a cycle; look at the time before each layer, and leave the state on the way."""
@@ -287,8 +276,10 @@ class _Search:
         advance(1.0)
         return student
 
-    def recovered(self, lessons: Lessons, target_bytes: int, progress: Progress) -> Compressed:
-        """Train the student down to a size."""
+    def recovered(
+        self, landed: Found, lessons: Lessons, target_bytes: int, progress: Progress
+    ) -> Compressed:
+        """Train a student down to a size; return the better of it and the one that landed there."""
 
         def file_bytes(tensors: Mapping[str, Tensor]) -> int:
             return self._landing.bytes_of(tensors, _LONG_DIVERGENCE)
@@ -296,10 +287,11 @@ class _Search:
         options = self._options
         found = recover(
             self._evolution.student,
-            self._before.student,
+            self._taught.student,
             lessons.inputs,
             file_bytes,
             progress,
+            rival=landed.tensors,
             target_bytes=target_bytes,
             max_levels=(1 << (options.bits or _RECOVERED_BITS)) - 1,
             seconds=lessons.seconds,
@@ -311,11 +303,15 @@ class _Search:
         )
         divergence = self._evolution.measure(found.tensors)
         point = Point(0.0, file_bytes(found.tensors), divergence, None)
-        missed = self._missed(point)
-        if missed is not None and not (found.is_cut and isfinite(divergence)):
+        missed = self._missed(point), self._missed(landed.point)
+        taught = missed[0] is not None, found.divergence
+        is_gain = taught < (missed[1] is not None, found.rival_divergence)
+        best = Found(found.tensors, point) if is_gain else landed
+        if None not in missed and not (found.is_cut and isfinite(best.point.divergence)):
             raise no_such_file(target_bytes)
-        compressed = self._landing.compressed(Found(found.tensors, point), missed)
-        return replace(compressed, is_hurried=found.is_cut)
+        compressed = self._landing.compressed(best, missed[not is_gain])
+        notes = () if is_gain else (_NO_GAIN,)
+        return replace(compressed, is_hurried=found.is_cut, notes=notes)
 
     def refined(self, lessons: Lessons, progress: Progress) -> Compressed:
         """Train the student where its zeros are, and put the better of both on levels."""
@@ -339,10 +335,13 @@ class _Search:
         compressed = self._landing.compressed(best, self._missed(best.point))
         return replace(compressed, is_hurried=found.is_cut)
 
-    def result(self, tick: Tick) -> Compressed:
+    def landed(self, tick: Tick) -> Found:
         """Put the students on either side of the goal on levels that hit it; return the best."""
+        return self._landing.best(self._before, self._beyond, tick)
+
+    def result(self, best: Found) -> Compressed:
+        """Return the best student where it hits the goal, or time has ended the search."""
         landing = self._landing
-        best = landing.best(self._before, self._beyond, tick)
         missed = self._missed(best.point)
         if missed is not None and not (landing.is_cut and isfinite(best.point.divergence)):
             raise SpqError(
@@ -366,7 +365,9 @@ class _Search:
         saved = read_checkpoint(self._checkpoint, self._digest)
         self._trials = saved.trials
         self._evolution.evaluations = saved.evaluations
-        self._before = Rung(saved.students["before"])
+        self._before = self._taught = Rung(saved.students["before"])
+        if "taught" in saved.students:
+            self._taught = Rung(saved.students["taught"])
         if "beyond" in saved.students:
             self._beyond = Rung(saved.students["beyond"])
         self._begun = saved.begun
@@ -381,6 +382,8 @@ class _Search:
             return
         started = started or time.monotonic()
         students = {"before": self._before.student}
+        if self._options.recovers and self._taught is not self._before:
+            students["taught"] = self._taught.student
         if self._beyond is not None:
             students["beyond"] = self._beyond.student
         evaluations = (self._begun or self._evolution).evaluations
@@ -435,8 +438,6 @@ class _Search:
     def _judge(self, rung: Rung, density: float) -> Trial:
         """Tell on which side of the goal a student lies; on levels where its zeros do not tell."""
         goal, student = self._goal, rung.student
-        if self._trains_down:
-            return Trial(density, beyond=False)
         if self._landing.shows_points:
             self._landing.own(rung)
         if self._options.sparsity is not None:

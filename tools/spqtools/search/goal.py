@@ -14,7 +14,7 @@ from spqtools.search.fitness import stored_name
 DEFAULT_MAX_DIVERGENCE = 0.02
 # From this share of a size or divergence on, the goal counts as hit.
 CLOSE = 0.98
-LEAST_DENSITY = 0.004
+_LEAST_DENSITY = 0.004
 # Where a goal of quality lies while nothing is known of it.
 LIKELY_DENSITY = 0.1
 # Two densities of at least this ratio enclose the goal well enough for `next_price` to do the rest.
@@ -218,7 +218,6 @@ def next_density(
     trials: Sequence[Trial],
     sparsity: float | None,
     effort: Effort,
-    least: float = LEAST_DENSITY,
 ) -> float | None:
     """Return the density to try next, or None when the search is over.
 
@@ -234,8 +233,6 @@ def next_density(
         Explicit goal, reached by the same steps.
     effort : Effort
         The ladder.
-    least : float
-        No density below this is tried on the way down the ladder.
     """
     good = min(
         (trial for trial in trials if not trial.beyond),
@@ -252,7 +249,7 @@ def next_density(
     beyond = [trial for trial in trials if trial.beyond]
     if not beyond:
         step = _next_rung(good.density, effort)
-        return step if step >= least else None
+        return step if step >= _LEAST_DENSITY else None
     bad = max(trial.density for trial in beyond)
     return None if bad >= _NEAR * good.density else (good.density * bad) ** 0.5
 
@@ -262,14 +259,13 @@ def planned_cycles(
     effort: Effort,
     trials: Sequence[Trial] = (),
     likely: float = LIKELY_DENSITY,
-    least: float = LEAST_DENSITY,
 ) -> int:
     """Return how many cycles a search takes in all, those of its trials among them.
 
     Exactly for a sparsity, otherwise if the goal lies at a likely density.
     """
     foreseen = list(trials)
-    while (density := next_density(foreseen, sparsity, effort, least)) is not None:
+    while (density := next_density(foreseen, sparsity, effort)) is not None:
         foreseen.append(Trial(density, beyond=sparsity is None and density <= likely))
     return len(foreseen)
 

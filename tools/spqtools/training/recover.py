@@ -1,7 +1,7 @@
 """Distillation: a student learns from the teacher what its zeros and levels have cost."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import cos, inf, pi
 
@@ -46,14 +46,15 @@ class Recovered:
     ----------
     tensors : dict of str to Tensor
         All tensors as they are to be stored: weights on levels, biases in steps.
-    divergence : float
-        From the teacher, on samples that it has not learnt from.
+    divergence, rival_divergence : float
+        Its own and its rival's, from the teacher, on samples that it has not learnt from.
     is_cut : bool
         Whether time made the training shorter.
     """
 
     tensors: dict[str, Tensor]
     divergence: float
+    rival_divergence: float
     is_cut: bool
 
 
@@ -64,6 +65,7 @@ def recover(
     file_bytes: TensorBytes,
     progress: Progress,
     *,
+    rival: Mapping[str, Tensor],
     target_bytes: int,
     max_levels: int,
     seconds: float = DEFAULT_SECONDS,
@@ -95,6 +97,8 @@ def recover(
         Size of the file that tensors become.
     progress : Progress
         Hears of the training.
+    rival : mapping of str to Tensor
+        All tensors of a student that is measured beside the one that learns.
     target_bytes : int
         Bytes that the file may have.
     max_levels : int
@@ -134,7 +138,8 @@ def recover(
         training.restore(own)
     with progress.stage("recover", TICKS, plan.ticks) as tick:
         training.run(len(student.layers) ** -0.5, tick, after_step)
-    return replace(training.best, is_cut=plan.is_cut)
+    against = course.examine(rival)
+    return replace(training.best, rival_divergence=against, is_cut=plan.is_cut)
 
 
 class _Training:
@@ -156,7 +161,7 @@ class _Training:
         self._next_choice = 1.0 / _CHOICES
         self._has_levels, self._is_fixed = False, False
         self._best_exceeds, self._waited = True, 0
-        self.best = Recovered({}, inf, False)
+        self.best = Recovered({}, inf, inf, False)
 
     def run(self, scale: float, tick: Tick, after_step: AfterStep) -> None:
         """Take the steps that are left, with rates in units of a scale."""
@@ -200,7 +205,7 @@ class _Training:
         self._waited += 1
         least = self._best_exceeds, self.best.divergence
         if not self.best.tensors or (exceeds, divergence) < least:
-            self.best = Recovered(found, divergence, False)
+            self.best = Recovered(found, divergence, inf, False)
             self._best_exceeds, self._waited = exceeds, 0
 
     def state(self) -> State:
@@ -231,7 +236,7 @@ class _Training:
         self._next_choice = float(state["next_choice"])
         self._has_levels, self._is_fixed = bool(state["has_levels"]), bool(state["is_fixed"])
         self._best_exceeds, self._waited = bool(state["best_exceeds"]), int(state["waited"])
-        self.best = Recovered(under("best", state), float(state["divergence"]), False)
+        self.best = Recovered(under("best", state), float(state["divergence"]), inf, False)
         self._budget.foreseen = float(state["foreseen"])
         self._plan.restore(under("plan", state))
         self._course.restore(under("course", state))
