@@ -99,7 +99,7 @@ def test_training_that_is_no_gain_leaves_the_student_of_the_search(
     before = packed(goal, capsys)
     monkeypatch.setattr("spqtools.training.recover._PEAK_RATE", 100.0)
     report = packed([*goal, "--recover", str(trained_network.calibration)], capsys)
-    assert "training was no gain; the file is that of the search before it" in report["notes"]
+    assert "training was no gain; the file is that of the search alone" in report["notes"]
     assert report["divergence"] < 2 * before["divergence"] < 0.2
 
 
@@ -112,6 +112,24 @@ def test_training_keeps_a_sparsity(
     # Four in five of the layers' weights are zero; biases are not among them.
     assert trained["sparsity"] == pytest.approx(plain["sparsity"], abs=0.005)
     assert plain["sparsity"] == pytest.approx(0.8, abs=0.04)
+
+
+def test_training_at_a_sparsity_that_is_no_gain_leaves_the_file_as_it_was(
+    trained_network: "TrainedNetwork",
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goal = [*words, "--sparsity", "0.8"]
+    packed(goal, capsys)
+    before = spq.load_state_dict(tmp_path / "net.spq")
+    monkeypatch.setattr("spqtools.training.refine._RATE", 100.0)
+    report = packed([*goal, "--recover", str(trained_network.calibration)], capsys)
+    assert "training was no gain; the file is that of the search alone" in report["notes"]
+    after = spq.load_state_dict(tmp_path / "net.spq")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_time_makes_the_training_shorter(

@@ -82,7 +82,7 @@ _RECOVERED_BITS = 3
 _SEARCHING = 0.5
 # Share of the rest that is left to the training where levels are placed after it.
 _REFINING = 0.6
-_NO_GAIN = "training was no gain; the file is that of the search before it"
+_NO_GAIN = "training was no gain; the file is that of the search alone"
 # Takes as many digits in a file as any.
 _LONG_DIVERGENCE = 1.234e-100
 
@@ -307,7 +307,8 @@ class _Search:
         taught = missed[0] is not None, found.divergence
         is_gain = taught < (missed[1] is not None, found.rival_divergence)
         best = Found(found.tensors, point) if is_gain else landed
-        if None not in missed and not (found.is_cut and isfinite(best.point.divergence)):
+        is_cut = found.is_cut or self._landing.is_cut
+        if None not in missed and not (is_cut and isfinite(best.point.divergence)):
             raise no_such_file(target_bytes)
         compressed = self._landing.compressed(best, missed[not is_gain])
         notes = () if is_gain else (_NO_GAIN,)
@@ -327,13 +328,16 @@ class _Search:
             begun=self._training,
             after_step=self._hear_training,
         )
-        student = self._before.student
-        if self._evolution.measure(found.tensors) < self._evolution.measure(student.tensors):
-            student = replace(student, tensors=found.tensors)
+        measure, student = self._evolution.measure, self._before.student
+        is_gain = measure(found.tensors) < measure(student.tensors)
         with progress.stage("place levels", TICKS) as tick:
-            best = self._landing.near(student, tick)
+            if is_gain:
+                best = self._landing.near(replace(student, tensors=found.tensors), tick)
+            else:
+                best = self._landing.own(self._before, tick)
         compressed = self._landing.compressed(best, self._missed(best.point))
-        return replace(compressed, is_hurried=found.is_cut)
+        notes = () if is_gain else (_NO_GAIN,)
+        return replace(compressed, is_hurried=found.is_cut, notes=notes)
 
     def landed(self, tick: Tick) -> Found:
         """Put the students on either side of the goal on levels that hit it; return the best."""
