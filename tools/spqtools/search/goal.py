@@ -214,11 +214,7 @@ class Trial:
     share: float | None = None
 
 
-def next_density(
-    trials: Sequence[Trial],
-    sparsity: float | None,
-    effort: Effort,
-) -> float | None:
+def next_density(trials: Sequence[Trial], sparsity: float | None, effort: Effort) -> float | None:
     """Return the density to try next, or None when the search is over.
 
     Down the effort's ladder until a trial is beyond the goal, then halfway between the last that
