@@ -42,9 +42,10 @@ from spqtools.evolve import search
 from spqtools.evolve.allocation import allocate
 from spqtools.evolve.effort import EFFORTS
 from spqtools.levels import placing, quantise
-from spqtools.search import compress, landing
+from spqtools.search import beginning, landing
 from spqtools.search.goal import Options
 from tests.bench import lenets, networks
+from tests.bench.replaced import replaced
 
 VARIANTS = (
     "everything",
@@ -112,19 +113,19 @@ def _patches(variant: str, effort: str) -> list[AbstractContextManager[Any]]:
         first = replace(usual, proposals=1, generations=0, children=0, tilts=0)
         return [patch.dict(EFFORTS, {effort: first})]
     if variant == "without compensation":
-        return [patch.object(compress, "Evolution", partial(search.Evolution, compensation=False))]
+        return [replaced(beginning, "Evolution", partial(search.Evolution, compensation=False))]
     if variant == "without allocation":
         return [
             patch.dict(EFFORTS, {effort: replace(usual, tilts=0)}),
-            patch.object(search, "allocate", _same_shares),
+            replaced(search, "allocate", _same_shares),
         ]
     if variant == "without rate of levels":
-        return [patch.object(landing, "place_levels", _by_k_means)]
+        return [replaced(landing, "place_levels", _by_k_means)]
     if variant == "without rate of zeros":
         return [
-            patch.object(search, "mask_bits", lambda mask, unit: 0.0),
-            patch.object(search, "survivor_bits", lambda mask, *_: torch.ones(mask.shape)),
-            patch.object(quantise, "_place_bits", lambda mask: torch.zeros(mask.shape)),
+            replaced(search, "mask_bits", lambda mask, unit: 0.0),
+            replaced(search, "survivor_bits", lambda mask, *_: torch.ones(mask.shape)),
+            replaced(quantise, "_place_bits", lambda mask: torch.zeros(mask.shape)),
         ]
     if variant == "without coupled rows":
         return [patch.object(quantise, "_OWN_SHARE", 1.0)]

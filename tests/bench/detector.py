@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
@@ -30,8 +29,9 @@ from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.pack import PackRequest, run_pack
 from spqtools.progress import Progress
 from spqtools.reading.preprocess import parse_preprocess
-from spqtools.search import compress
+from spqtools.search import beginning
 from spqtools.search.goal import Options
+from tests.bench.replaced import replaced
 
 PREPROCESS = "size=416,fit=letterbox,fill=128"
 BITS = 4
@@ -134,9 +134,7 @@ def _row(data: Path, packed: Path, method: str, options: Options) -> str:
 
 def _search(method: str) -> AbstractContextManager[Any]:
     """Return what has to be replaced in the packer while a method runs."""
-    return (
-        nullcontext() if method == "evolution" else patch.object(compress, "Evolution", Magnitude)
-    )
+    return nullcontext() if method == "evolution" else replaced(beginning, "Evolution", Magnitude)
 
 
 if __name__ == "__main__":

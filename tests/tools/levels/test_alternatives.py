@@ -21,7 +21,6 @@ from spqtools.levels.alternatives import (
     k_means,
     powers_of_two,
     round_to_bfloat16,
-    round_to_step,
     ternary,
     uniform,
 )
@@ -330,25 +329,6 @@ def test_assign_takes_the_least_of_error_and_length() -> None:
 
 
 # Rounding
-
-
-@pytest.mark.parametrize("steps", [16, 32, 128])
-def test_round_to_step(steps: int) -> None:
-    values = np.random.default_rng(2).normal(size=200).astype("f4")
-    rounded = round_to_step(values, steps)
-    assert rounded.dtype == np.float32
-    nonzero = np.abs(rounded[rounded != 0]).astype("f8")
-    step = 2.0 ** np.floor(np.log2(np.gcd.reduce((nonzero * 2**40).astype("i8")) / 2**40))
-    assert np.array_equal(np.round(rounded / step) * step, rounded)
-    assert steps / 2 <= np.abs(values).max() / step <= 2 * steps
-    assert np.abs(rounded - values).max() <= step / 2
-    assert not np.signbit(rounded[rounded == 0]).any()
-    assert np.array_equal(round_to_step(rounded, steps), rounded)
-
-
-def test_round_to_step_leaves_what_has_no_step() -> None:
-    for values in (np.zeros(3, "f4"), np.array([np.inf, 1], "f4"), np.empty(0, "f4")):
-        assert np.array_equal(round_to_step(values, 16), values)
 
 
 def test_round_to_bfloat16_is_that_of_torch() -> None:

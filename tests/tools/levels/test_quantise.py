@@ -114,8 +114,8 @@ def test_the_share_of_an_error_that_others_do_not_make_up_for(
     keep = torch.zeros_like(weight, dtype=torch.bool)
     keep[2, list(kept)] = True
     inputs = replace(moments, inputs=hessian[None])
-    task = quantise._Task(layer, inputs, [coupling.double()], weight, bias, may_zero=True)
-    assert task.share_left(keep) == pytest.approx(left, rel=0.02)
+    task = quantise._Task(layer, inputs, [coupling.double()], keep, weight, bias, may_zero=True)
+    assert task.share_left() == pytest.approx(left, rel=0.02)
 
 
 def test_nothing_kept() -> None:

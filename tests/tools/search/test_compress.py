@@ -330,11 +330,11 @@ def test_students_that_are_probably_larger_are_larger(
     def see(search: _Search, rung: Rung, density: float) -> Trial:
         trials.append(judge(search, rung, density))
         if rung.found is not None:
-            shares[density] = rung.found.point.file_bytes / (4 * 4498 / 22)
+            shares[density] = rung.found.point.file_bytes / (4 * 4498 / 26)
         return trials[-1]
 
     monkeypatch.setattr(_Search, "_judge", see)
-    words = network.words(tmp_path / "net.spq", "--target-ratio", "22")
+    words = network.words(tmp_path / "net.spq", "--target-ratio", "26")
     # Under mixed predictions none of so few students is foreseen to be larger.
     words += ["--fast-load", "--effort", "default", "--frontier", str(tmp_path / "points.json")]
     assert main(words) == 0

@@ -234,19 +234,6 @@ def rounded(values: NDArray[np.float64], bits: NDArray[np.float64]) -> Levels:
     return Levels(exact[real], -np.log2(shares[real] / shares[real].sum()))
 
 
-def round_to_step(values: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
-    """Round to multiples of a power of two such that the largest is about `steps` of them.
-
-    Such a tensor is stored as small integers (spec 6.1, uniform codebook).
-    """
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest == 0.0 or not np.isfinite(largest):
-        return values
-    step = 2.0 ** np.floor(np.log2(largest / steps) + 0.5)
-    multiples: NDArray[np.float64] = np.round(values.astype(np.float64) / step) * step + 0.0
-    return multiples.astype(np.float32)
-
-
 def round_to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Round to the nearest finite bfloat16, ties to even."""
     values = np.clip(values, -_LARGEST_BFLOAT16, _LARGEST_BFLOAT16)

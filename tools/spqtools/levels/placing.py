@@ -1,24 +1,20 @@
-"""Puts a sparse student on levels: once through the network, then the biases."""
+"""Puts a sparse student on levels, once through the network."""
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from spqtools.evolve.moments import Moments
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Layer
-from spqtools.levels.alternatives import round_to_step
+from spqtools.levels.biases import round_bias
 from spqtools.levels.quantise import quantise_layer
 
 AfterStep = Callable[[Mapping[str, Tensor], float], None]
 """Hears of the tensors of a layer that is on levels, or of none after a batch's gradients before
 that, and of the share of the work that is done."""
 
-# Steps of the largest bias of a layer, and the growth of the divergence that counts as harm.
-_BIAS_STEPS = (16, 32, 64, 128)
-_BIAS_HARM = 1.01
 # Share of the work that the gradients before the first layer take, roughly: of YOLOv3's, a sixth to
 # a fifth.
 _BEGINNING = 0.2
@@ -37,7 +33,7 @@ def place_levels(
     model: Mapping[str, Tensor] | None = None,
     after_step: AfterStep = lambda _layer, _share: None,
 ) -> dict[str, Tensor]:
-    """Return all tensors of a student, the layers' weights on levels.
+    """Return all tensors of a student, the layers' weights on levels and their biases on steps.
 
     Parameters
     ----------
@@ -101,21 +97,8 @@ def place_levels(
         share += (1 - _BEGINNING) * work[name]
         named = {name: levelled.reshape(student.tensors[name].shape)}
         if layer.bias is not None and fitted is not None:
-            named[layer.bias] = fitted
+            named[layer.bias] = round_bias(layer, moments, coupling[name], fitted, bit_price)
         after_step(named, share)
         return named
 
     return evolution.revise(student, revise, begun, model)
-
-
-def round_biases(evolution: Evolution, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Round the layers' biases to the coarsest step that does no measurable harm."""
-    names = [layer.bias for layer in evolution.layers if layer.bias is not None]
-    exact = evolution.measure(tensors)
-    for steps in _BIAS_STEPS:
-        rounded = dict(tensors)
-        for name in names:
-            rounded[name] = torch.from_numpy(round_to_step(tensors[name].numpy(), steps))
-        if evolution.measure(rounded) <= exact * _BIAS_HARM + 1e-7:
-            return rounded
-    return dict(tensors)

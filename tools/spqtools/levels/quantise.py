@@ -1,6 +1,6 @@
 """Few levels for many weights: which weight of a layer takes which."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from math import log, log2
 
@@ -14,13 +14,14 @@ from spqtools.evolve.compensation import by_group, with_constant, without_consta
 from spqtools.evolve.moments import Moments
 from spqtools.evolve.student import Layer
 from spqtools.levels.alternatives import Levels, alternatives, assign, codebook_bits, rounded
-from spqtools.levels.descent import descend
 from spqtools.levels.level_image import level_image
+from spqtools.levels.row_search import search_rows
+from spqtools.levels.windows import Windows, fit_at_once, windows_of
 from spqtools.threads import side_by_side
 
-# Rounds of assignment and placement, and passes over each row in a round.
+# Rounds of assignment and placement, and choices that go on from weight to weight.
 _ROUNDS = 4
-_SWEEPS = 6
+_PATHS = 16
 # Share of the mean diagonal that is added to a Hessian.
 _DAMPING = 1e-2
 # Alternatives that are carried out in a layer of more weights than that; in others, all.
@@ -62,11 +63,10 @@ def quantise_layer(
     share of an error that others cannot make up for. In layers of ResNet-20 that is a tenth to six
     tenths of it; with all of it levels would be finer than pays.
 
-    Two steps take turns. Assignment: each weight moves to the level, or to zero, of the least
-    error and rate on the layer's real inputs while all others are held, so that later weights make
-    up for earlier ones, in their own row and in others (`descend`; coordinate descent as in
-    QuantEase, arXiv 2309.01885, with the rate as a price and a Hessian of two Kronecker factors as
-    in YAQA, arXiv 2505.22988). Placement: all levels move at once to where the error is least,
+    Two steps take turns. Assignment: row by row, all weights of a row move to the levels, or to
+    zero, of the least error and rate on the layer's real inputs that a search finds while the other
+    rows are held (`search_rows`; a Hessian of two Kronecker factors as in YAQA, arXiv 2505.22988,
+    and the rate as a price). Placement: all levels move at once to where the error is least,
     which is a small linear system; levels of a pattern stay where they are. What a level and what a
     place in the mask cost is measured anew each time. The bias stays free.
 
@@ -109,11 +109,11 @@ def quantise_layer(
         for block in couplings
     ]
     importance = own + floor
-    task = _Task(layer, moments, drawn, weight, bias, may_zero)
+    task = _Task(layer, moments, drawn, keep, weight, bias, may_zero)
     curvature = 0.5 * importance[:, None] * task.diagonal[:, : layer.columns].double()
     curvature = curvature.clamp_min(1e-30)
     worth = curvature * weight.double().square()
-    curvature = curvature[keep] * task.share_left(keep)
+    curvature = curvature[keep] * task.share_left()
     survivors = weight[keep].double().numpy(), curvature.clamp_min(1e-30).numpy()
     begins_at = bit_price if initial_price is None else initial_price
     candidates = alternatives(*survivors, begins_at, max_levels, may_zero=may_zero)
@@ -129,7 +129,7 @@ def quantise_layer(
     named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
     hopeless = _HOPELESS * promises[named[0]]
     tried = side_by_side(
-        partial(task.settle, candidates[name], keep, worth, bit_price, moving=name in _MOVING)
+        partial(task.settle, candidates[name], worth, bit_price, moving=name in _MOVING)
         for name in named
         if promises[name] <= hopeless
     )
@@ -160,11 +160,13 @@ class _Task:
         layer: Layer,
         moments: Moments,
         couplings: Sequence[Tensor],
+        keep: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         may_zero: bool,
     ) -> None:
         self.layer = layer
+        self.keep = keep
         self.may_zero = may_zero
         self.couplings = couplings
         self.blocks = layer.blocks()
@@ -180,15 +182,24 @@ class _Task:
         targets = moments.targets.transpose(1, 2) + (image - plain)
         self.start_gradient = (image - targets).flatten(0, 1)
         self.targets = targets.flatten(0, 1)
+        self._supports = [(hessian[group], keep[rows]) for group, rows in self.blocks]
+        self._windows = [
+            list(windows_of(*support)) if fit_at_once(*support) else []
+            for support in self._supports
+        ]
+
+    def windows(self, block: int) -> Iterable[Windows]:
+        """Return the windows of a block of rows; factors that do not fit together are made anew."""
+        return self._windows[block] or windows_of(*self._supports[block])
 
     def settle(
-        self, levels: Levels, keep: Tensor, worth: Tensor, bit_price: float, *, moving: bool
+        self, levels: Levels, worth: Tensor, bit_price: float, *, moving: bool
     ) -> tuple[float, Tensor]:
         """Put the weights on levels; returns error and rate, up to a constant, and the weights.
 
         `worth` is the error that a zero would make; `moving` levels are placed anew.
         """
-        attempt = _Attempt(self)
+        attempt, keep = _Attempt(self), self.keep
         mask = keep
         if self.may_zero:
             typical = log2(len(levels.values) + 1)
@@ -206,7 +217,7 @@ class _Task:
                 levels = Levels(levels.values, _level_bits(chosen, len(levels.values)).numpy())
         return attempt.error() + bit_price * _rate(chosen, levels), attempt.weights
 
-    def share_left(self, keep: Tensor) -> float:
+    def share_left(self) -> float:
         """Return the share of rounding errors that is left when other weights make up for them.
 
         If each error is handed on to the weights behind it as well as can be, a layer's error is a
@@ -214,10 +225,10 @@ class _Task:
         instead of the diagonal (QuIP, arXiv 2307.13304), of either of the two Kronecker factors.
         Told by the survivors of a few rows, and by geometric means.
         """
-        rows = keep.any(1).nonzero()[:, 0].tolist()
+        rows = self.keep.any(1).nonzero()[:, 0].tolist()
         hessians = []
         for row in rows[:: max(len(rows) // _LOOKED_AT, 1)]:
-            survivors = keep[row].nonzero()[:_MOST_SURVIVORS, 0]
+            survivors = self.keep[row].nonzero()[:_MOST_SURVIVORS, 0]
             group = row * self.layer.groups // self.layer.rows
             hessians.append(self.hessian[group, survivors[:, None], survivors].double())
         return _share_left(hessians) * _share_left(self.couplings)
@@ -246,24 +257,34 @@ class _Attempt:
     def assign(self, levels: Levels, bit_price: float, place_bits: Tensor) -> Tensor:
         """Move all weights to levels; returns the level of each, -1 for zero."""
         task = self._task
-        chosen = torch.empty(task.layer.rows, task.layer.columns, dtype=torch.int16)
+        chosen = torch.full((task.layer.rows, task.layer.columns), -1, dtype=torch.int16)
         costs = (bit_price * place_bits).float().numpy()
-
-        for coupling, (group, rows) in zip(task.couplings, task.blocks, strict=True):
-            descend(
-                task.hessian[group].numpy(),
-                coupling.numpy(),
-                levels.values.astype(np.float32),
-                bit_price * levels.bits,
-                costs[rows],
-                task.may_zero,
-                _SWEEPS,
-                self.weights[rows].numpy(),
-                self._gradient[rows].numpy(),
-                chosen[rows].numpy(),
-                np.empty(len(coupling)),
-                np.empty(len(coupling), dtype=np.float32),
-            )
+        features = self.weights.shape[1]
+        for block, (group, rows) in enumerate(task.blocks):
+            for windows in task.windows(block):
+                search_rows(
+                    task.hessian[group].numpy(),
+                    task.couplings[block].numpy(),
+                    windows.rows,
+                    windows.starts,
+                    windows.features,
+                    windows.factor_starts,
+                    windows.factors,
+                    levels.values,
+                    bit_price * levels.bits,
+                    costs[rows],
+                    task.may_zero,
+                    self.weights[rows].numpy(),
+                    self._gradient[rows].numpy(),
+                    chosen[rows].numpy(),
+                    np.empty(features),
+                    np.empty((features, _PATHS)),
+                    np.empty((features, _PATHS), dtype=np.int16),
+                    np.empty((features, _PATHS), dtype=np.int16),
+                    np.empty((3, _PATHS)),
+                    np.empty(_PATHS, dtype=np.int64),
+                    np.empty(_PATHS, dtype=np.int64),
+                )
         return chosen
 
     def place(self, chosen: Tensor, levels: Levels) -> Levels:

@@ -14,7 +14,6 @@ from spqformat import Reason, SpqError
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.search import Evolution, Watch
 from spqtools.evolve.sparse import BITS_PER_SURVIVOR, Begun, Sparse
-from spqtools.levels.placing import round_biases
 from spqtools.progress import Progress, Tick
 from spqtools.reading.calibration import Calibration
 from spqtools.search.allocator import keep_freed_memory
@@ -420,12 +419,13 @@ class _Search:
         target = self._goal.target_bytes
         if target is None:
             return
-        weights = {layer.weight for layer in self._evolution.layers}
+        layers = self._evolution.layers
+        emptied = {name for layer in layers for name in (layer.weight, layer.bias)}
         empty = {
-            name: torch.zeros_like(tensor) if name in weights else tensor
+            name: torch.zeros_like(tensor) if name in emptied else tensor
             for name, tensor in self._evolution.teacher.items()
         }
-        if self._landing.bytes_of(round_biases(self._evolution, empty), None) > target:
+        if self._landing.bytes_of(empty, None) > target:
             raise no_such_file(target)
 
     def _answers(self, rung: Rung) -> bool:

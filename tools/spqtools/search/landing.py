@@ -10,7 +10,7 @@ from torch import Tensor
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
-from spqtools.levels.placing import place_levels, round_biases
+from spqtools.levels.placing import place_levels
 from spqtools.memory import digest_of
 from spqtools.progress import Tick
 from spqtools.reading.calibration import Calibration
@@ -290,7 +290,7 @@ class Landing:
         initial_price: float | None,
         model: Mapping[str, Tensor] | None,
     ) -> dict[str, Tensor]:
-        """Put the survivors on levels and round the biases."""
+        """Put the survivors on levels."""
         evolution, options = self._evolution, self._options
         placing = Placing(
             digest_of(student.tensors), f"{bit_price!r} {initial_price!r} {model is None}"
@@ -317,7 +317,7 @@ class Landing:
             after_step=hear,
         )
         advance(1.0)
-        return round_biases(evolution, tensors)
+        return tensors
 
     def _hits(self, tensors: Mapping[str, Tensor]) -> float | None:
         """Return the per cent of right answers on the held-out samples, where they can be told."""
