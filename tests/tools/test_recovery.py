@@ -165,9 +165,6 @@ class Interrupted(Progress):
 def test_an_interrupted_training_ends_the_same(
     trained_network: "TrainedNetwork", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
-    monkeypatch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
-
     def request(name: str, *, resumes: bool) -> PackRequest:
         return PackRequest(
             trained_network.model,
@@ -179,8 +176,11 @@ def test_an_interrupted_training_ends_the_same(
             resumes=resumes,
         )
 
-    with pytest.raises(KeyboardInterrupt):
-        run_pack(request("a.spq", resumes=False), Interrupted())
+    with monkeypatch.context() as patch:
+        patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
+        patch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            run_pack(request("a.spq", resumes=False), Interrupted())
     assert not (tmp_path / "a.spq").exists()
     left = spq.load_state_dict(checkpoint_path(tmp_path / "a.spq"))
     assert 0.4 < float(left["training/plan/share"]) < 0.6

@@ -338,7 +338,9 @@ def test_refining_keeps_zeros_and_places_no_levels(evolution: Evolution, sparse:
     assert not found.is_cut
     assert torch.equal(mask(evolution, found.tensors), mask(evolution, sparse.tensors))
     for layer in evolution.layers:
-        assert len(set(found.tensors[layer.weight].flatten().tolist())) > 16
+        survivors = found.tensors[layer.weight]
+        survivors = survivors[survivors != 0.0]
+        assert len(survivors.unique()) > 0.9 * len(survivors)
     assert all(torch.equal(sparse.tensors[name], value) for name, value in before.items())
 
 

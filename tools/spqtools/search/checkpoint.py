@@ -18,7 +18,7 @@ from spqtools.search.goal import Options, Trial
 from spqtools.search.placings import Placing
 from spqtools.training.state import State, inside, under
 
-_FORMAT = "11"
+_FORMAT = "12"
 # The part that the student of a cycle on its way plays.
 _BEGUN = "begun"
 _PLACED = "placed"
