@@ -66,6 +66,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, packed = Path(folder) / "yolov3.onnx", Path(folder) / "yolov3.spq"
         onnx.save(model, whole)
+        count = sum(numpy_helper.to_array(one).size for one in model.graph.initializer)
+        # Whoever packs a file does not hold the network beside it.
+        del model, weights, donors
         request = PackRequest(
             model=whole,
             output=packed,
@@ -81,16 +84,12 @@ def main() -> None:
         cycle = progress.seconds["evolve"]
         rest = report.seconds - cycle
         cycles = planned_cycles(_SPARSITY, effort)
-        print(f"weights: {sum(tensor.size for tensor in _tensors(model)):,}")
+        print(f"weights: {count:,}")
         print(f"file: {report.bytes_after:,} bytes, {report.ratio:.1f}x, {report.sparsity:.1%}")
         print(f"peak memory: {peak:.2f} GiB")
         print(f"one cycle: {cycle:.0f} s, all else: {rest:.0f} s")
         print(f"a search of {cycles} cycles, projected: {(cycles * cycle + rest) / 60:.0f} min")
         _run(packed)
-
-
-def _tensors(model: onnx.ModelProto) -> list[np.ndarray]:
-    return [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
 
 
 def _run(packed: Path) -> None:

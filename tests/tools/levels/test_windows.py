@@ -62,6 +62,7 @@ def test_many_survivors_and_little_memory(
 ) -> None:
     monkeypatch.setattr(windows, "_MOST_SURVIVORS", 3)
     monkeypatch.setattr(windows, "_MOST_ENTRIES", 30)
+    monkeypatch.setattr(windows, "_BATCH_ENTRIES", 30)
     batches = list(windows_of(hessian, keep))
     check(batches, hessian, keep)
     assert len(batches) > 1

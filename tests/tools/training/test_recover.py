@@ -340,7 +340,7 @@ def test_refining_keeps_zeros_and_places_no_levels(evolution: Evolution, sparse:
     for layer in evolution.layers:
         survivors = found.tensors[layer.weight]
         survivors = survivors[survivors != 0.0]
-        assert len(survivors.unique()) > 0.9 * len(survivors)
+        assert len(set(survivors.tolist())) > 0.9 * len(survivors)
     assert all(torch.equal(sparse.tensors[name], value) for name, value in before.items())
 
 

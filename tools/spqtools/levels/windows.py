@@ -12,8 +12,8 @@ from spq._jit import kernel
 
 # Most survivors of a row that are chosen together.
 _MOST_SURVIVORS = 256
-# Entries of factors that are held at once: 128 MiB.
-_MOST_ENTRIES = 1 << 24
+# Entries of factors that stay from round to round, 128 MiB, and that are made at once, 16 MiB.
+_MOST_ENTRIES, _BATCH_ENTRIES = 1 << 24, 1 << 21
 _TRACE = np.float64(1e-60)
 
 
@@ -63,7 +63,7 @@ def windows_of(hessian: Tensor, keep: Tensor) -> Iterator[Windows]:
     batch = _Batch()
     for row, survives in enumerate(keep):
         if before is None or not torch.equal(survives, before):
-            if batch.entry_count > _MOST_ENTRIES:
+            if batch.entry_count > _BATCH_ENTRIES:
                 yield batch.windows()
                 batch = _Batch()
             before = survives
