@@ -144,7 +144,7 @@ def test_training_helps(
     monkeypatch.setattr("spqtools.training.course._PRODUCTS", 10**9)
     found = {}
     for recovery in (None, str(calibration)):
-        options = Options(target_ratio=60, effort="fast", recovers=recovery is not None)
+        options = Options(sparsity=0.9, bits=4, effort="fast", recovers=recovery is not None)
         request = PackRequest(
             model,
             tmp_path / "out.spq",
