@@ -9,9 +9,8 @@ from torch import Tensor
 
 from spqtools.evolve.student import Layer, Stop
 
-# Share of the mean diagonal that is added to a Hessian before it is inverted: as many weights go at
-# once, less of a weight can be made up for than the Hessian alone says. tests/bench/RESULTS.md has
-# a hundredth to one on a detector and on ResNet-20.
+# Share of the mean diagonal that is added to a Hessian before it is inverted. Where many weights go
+# at once, less of each can be made up for than the Hessian alone says: see tests/bench/RESULTS.md.
 _DAMPING = 1e-1
 # Places that are looked at for each feature: a convolution has far more of them than its moments
 # need.
