@@ -31,7 +31,7 @@ BITS = 4 + randn(12, 10, seed=10).clamp(-3, 3)
 
 
 def individual(keep: Tensor, fitness: float = 0.0) -> Individual:
-    return Individual(keep, {}, fitness, torch.tensor([fitness], dtype=torch.float64))
+    return Individual(keep, torch.tensor([fitness], dtype=torch.float64))
 
 
 def test_top_takes_the_best_allowed() -> None:
@@ -161,8 +161,7 @@ def test_the_trusted_one_wins_against_luck() -> None:
 
         def assess(keep: Tensor, on_all: bool, seen: list[float] = seen) -> Individual:
             numbers = seen if torch.equal(keep, other) else [4.0] * 4
-            parts = torch.tensor(numbers, dtype=torch.float64)
-            return Individual(keep, {}, float(parts.mean()), parts)
+            return Individual(keep, torch.tensor(numbers, dtype=torch.float64))
 
         proposals = {"trusted": trusted, "other": other}
         found, _ = evolve(proposals, lambda parents, number: parents[0], assess, 0, 0, 2)

@@ -15,6 +15,7 @@ from spqtools.evolve.student import Layer, Student
 from spqtools.levels import quantise
 from spqtools.levels.alternatives import METHODS, Levels
 from spqtools.levels.quantise import quantise_layer
+from spqtools.levels.rounds import Round, Rounds
 
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(24, 16), (200, 24)),
@@ -178,9 +179,9 @@ def test_an_alternative_that_promises_far_more_is_left_out(
     bias, keep = student.original["0.bias"], torch.ones_like(weight, dtype=torch.bool)
     settle, seen = quantise._Task.settle, []
 
-    def see(task: quantise._Task, levels: Levels, *rest: Any, **named: Any) -> Any:
+    def see(task: quantise._Task, name: str, levels: Levels, *rest: Any) -> Any:
         seen.append(len(levels.values))
-        return settle(task, levels, *rest, **named)
+        return settle(task, name, levels, *rest)
 
     monkeypatch.setattr(quantise._Task, "settle", see)
     monkeypatch.setattr(
@@ -189,6 +190,53 @@ def test_an_alternative_that_promises_far_more_is_left_out(
     quantise_layer(layer, moments, keep, weight, bias, uncoupled(layer), 1e-6, 7)
     assert len(seen) == settled
     assert (2 in seen) == (settled == 5)
+
+
+@pytest.mark.parametrize("may_zero", [False, True])
+def test_every_round_leads_to_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch, may_zero: bool
+) -> None:
+    """Each alternative goes on from its last round, also where another one is behind."""
+    layer, moments, student = moments_of("convolution")
+    weight = student.original["0.weight"].reshape(layer.rows, layer.columns)
+    bias, keep = student.original["0.bias"], weight.abs() > weight.abs().median()
+    left: list[dict[str, Round]] = []
+    assign, done = quantise._Attempt.assign, []
+
+    def see(attempt: quantise._Attempt, *arguments: Any) -> Any:
+        done.append(1)
+        return assign(attempt, *arguments)
+
+    def levelled(reached: dict[str, Round]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        done.clear()
+        rounds = Rounds(reached, lambda: left.append(dict(reached)))
+        return quantise_layer(
+            layer,
+            moments,
+            keep,
+            weight,
+            bias,
+            coupled(layer),
+            1e-4,
+            7,
+            may_zero=may_zero,
+            rounds=rounds,
+        )
+
+    monkeypatch.setattr(quantise._Attempt, "assign", see)
+    wanted, fitted = levelled({})
+    assert fitted is not None
+    in_all, states = len(done), tuple(left)
+    for reached in states:
+        behind = sum(one.number for one in reached.values())
+        again = {
+            name: Round.from_tensors(one.number, one.tensors()) for name, one in reached.items()
+        }
+        found, bias_found = levelled(again)
+        assert torch.equal(found, wanted)
+        assert bias_found is not None
+        assert torch.equal(bias_found, fitted)
+        assert len(done) == in_all - behind
 
 
 def test_levels_have_their_first_places_as_at_another_price() -> None:

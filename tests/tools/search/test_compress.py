@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,13 @@ def report(capsys: pytest.CaptureFixture[str], words: list[str]) -> dict[str, An
 def spread(saved: Sequence[bytes]) -> Sequence[bytes]:
     """Return about six of many checkpoints, the last among them."""
     return saved[:: -max(len(saved) // 6, 1)]
+
+
+def always_saving(patch: pytest.MonkeyPatch, write: Callable[..., None]) -> None:
+    """Let a search leave its state at every step, by a function that may leave out some."""
+    patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
+    patch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
+    patch.setattr("spqtools.search.compress.write_checkpoint", write)
 
 
 def points(folder: Path) -> dict[str, Any]:
@@ -280,16 +288,16 @@ def test_every_checkpoint_leads_to_the_same_file(
     network: Network, explored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[bytes] = []
+    steps = count()
 
-    def write(path: Path, checkpoint: Checkpoint, digest: str) -> None:
-        write_checkpoint(path, checkpoint, digest)
-        saved.append(path.read_bytes())
+    def write(path: Path, *rest: Any) -> None:
+        if next(steps) % 7 == 0:
+            write_checkpoint(path, *rest)
+            saved.append(path.read_bytes())
 
     words = network.words(tmp_path / "net.spq", "--target-ratio", "14")
     with monkeypatch.context() as patch:
-        patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
-        patch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
-        patch.setattr("spqtools.search.compress.write_checkpoint", write)
+        always_saving(patch, write)
         assert main(words) == 0
     assert len(saved) > 20
     for state in spread(saved):
@@ -378,23 +386,26 @@ def test_every_step_of_a_whole_search_leads_to_the_same_file(
     """Several batches, shifts between layers, and places that count by what errors cost there."""
     monkeypatch.setattr("spqtools.evolve.search._BATCH_ELEMENTS", 8 * 36 * 8)
     output, saved = tmp_path / "net.spq", []
-    halves, shifts = 0, 0
+    halves, shifts, raced, rounds = 0, 0, 0, 0
 
-    def write(path: Path, checkpoint: Checkpoint, digest: str) -> None:
-        nonlocal halves, shifts
-        write_checkpoint(path, checkpoint, digest)
+    def write(path: Path, checkpoint: Checkpoint, *rest: Any) -> None:
+        nonlocal halves, shifts, raced, rounds
+        write_checkpoint(path, checkpoint, *rest)
         saved.append(path.read_bytes())
         halves += any(0 < sums.done < 4 for sums in checkpoint.sums.values())
-        shifts += checkpoint.begun is not None and bool(checkpoint.begun.fits)
+        begun = checkpoint.begun
+        shifts += begun is not None and bool(begun.fits) and not begun.goals
+        raced += begun is not None and bool(begun.fits and begun.goals)
+        rounds += any(checkpoint.placings.rounds.values())
 
     words = [*maps.words(output, "--sparsity", "0.5", "--bits", "3"), "--effort", "default"]
     with monkeypatch.context() as patch:
-        patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
-        patch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
-        patch.setattr("spqtools.search.compress.write_checkpoint", write)
+        always_saving(patch, write)
         assert main(words) == 0
     assert halves > 5
     assert shifts > 2
+    assert raced > 10
+    assert rounds > 10
     whole = output.read_bytes()
     for state in spread(saved):
         (tmp_path / "net.spq.ckpt").write_bytes(state)
@@ -412,15 +423,13 @@ def test_a_killed_training_ends_the_same(
     output, saved = tmp_path / "net.spq", []
     words = network.words(output, *goal, "--recover", str(network.calibration))
 
-    def write(path: Path, checkpoint: Checkpoint, digest: str) -> None:
-        write_checkpoint(path, checkpoint, digest)
+    def write(path: Path, checkpoint: Checkpoint, *rest: Any) -> None:
         if checkpoint.training is not None:
+            write_checkpoint(path, checkpoint, *rest)
             saved.append(path.read_bytes())
 
     with monkeypatch.context() as patch:
-        patch.setattr("spqtools.search.compress._SAVING_SECONDS", -1.0)
-        patch.setattr("spqtools.search.compress._SAVING_RATIO", 0.0)
-        patch.setattr("spqtools.search.compress.write_checkpoint", write)
+        always_saving(patch, write)
         assert main(words) == 0
     assert len(saved) >= 60
     whole, codes = output.read_bytes(), []

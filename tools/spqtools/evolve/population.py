@@ -1,7 +1,7 @@
 """Zero-sets of a layer: where proposals come from, and how sets recombine and mutate."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,25 +24,24 @@ _FADING = 0.95
 
 @dataclass(frozen=True)
 class Individual:
-    """A tentative zero-set with the weights that its survivors get.
+    """A tentative zero-set.
 
     Parameters
     ----------
     keep : Tensor of bool, shape (rows, columns)
         What is not zeroed.
-    tensors : dict of str to Tensor
-        Weight and bias of the layer in their own shapes, by name.
-    fitness : float
-        Divergence of the student from the teacher and what the set's bits are worth; less is
-        better.
     parts : Tensor of float64, shape (pieces,)
-        The same on some pieces of the samples; only of finalists.
+        Divergence of the student from the teacher on some pieces of the samples, and what the set's
+        bits are worth.
     """
 
     keep: Tensor
-    tensors: dict[str, Tensor]
-    fitness: float
-    parts: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+    parts: Tensor
+
+    @property
+    def fitness(self) -> float:
+        """The mean over the pieces; less is better."""
+        return float(self.parts.mean())
 
 
 def criteria(

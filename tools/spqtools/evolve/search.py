@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import exp, prod
 
 import torch
@@ -12,6 +13,7 @@ from spqtools.evolve.compensation import RACING_STEPS, STEPS, compensate
 from spqtools.evolve.divergence import SOFTENED, Divergence, Fitness
 from spqtools.evolve.effort import Effort
 from spqtools.evolve.evidence import surely_less
+from spqtools.evolve.fits import Fits
 from spqtools.evolve.moments import Moments, measure_moments
 from spqtools.evolve.population import (
     Individual,
@@ -70,8 +72,8 @@ class Watch:
     before_layer : Callable[[], None]
         Called before each layer; what it raises ends the cycle.
     after_step : Callable[[Begun], None]
-        Called when the cycle is through with a batch's gradients, a shift between layers or a
-        layer: where it stands.
+        Called when the cycle is through with a batch's gradients, a shift between layers, a
+        candidate for a layer's zeros or a layer: where it stands.
     """
 
     before_layer: Callable[[], None] = lambda: None
@@ -79,6 +81,22 @@ class Watch:
 
 
 NOBODY = Watch()
+
+
+@dataclass(frozen=True)
+class Revised:
+    """What a walk has made of a layer.
+
+    Parameters
+    ----------
+    keep : Tensor of bool, shape (rows, columns)
+        Support.
+    tensors : dict of str to Tensor
+        Weight and bias in their own shapes, by name.
+    """
+
+    keep: Tensor
+    tensors: dict[str, Tensor]
 
 
 @dataclass
@@ -214,17 +232,25 @@ class Evolution:
         credit = dict(reached.student.credit)
         keep = dict(reached.student.keep)
 
-        def choose(stop: Stop, moments: Moments) -> Individual:
+        def choose(stop: Stop, moments: Moments) -> Revised:
             nonlocal reached
             name = stop.layer.weight
-            chosen = self._evolve_layer(stop, moments, state, reached.goals[name], number, credit)
+            fits = Fits(reached.fits, hear)
+            chosen = self._evolve_layer(
+                stop, moments, state, reached.goals[name], number, credit, fits
+            )
             keep[name] = chosen.keep
             tensors = {**stop.weights, **chosen.tensors}
             student = Sparse(tensors, dict(keep), reached.student.tilt, credit=dict(credit))
             share = reached.share + self.work.layers[name] / whole
-            reached = replace(reached, student=student, evaluations=self.evaluations, share=share)
+            reached = replace(reached, student=student, share=share, fits=[])
             watch.after_step(reached)
             return chosen
+
+        def hear(fits: list[Tensor]) -> None:
+            nonlocal reached
+            reached = replace(reached, evaluations=self.evaluations, fits=fits)
+            watch.after_step(reached)
 
         if len(keep) < len(self.layers):
             self.sensing.look(state, lambda _: watch.after_step(reached))
@@ -297,12 +323,12 @@ class Evolution:
         """
         through = {name: keep for name, keep in state.keep.items() if name in (begun or {})}
 
-        def choose(stop: Stop, moments: Moments) -> Individual:
+        def choose(stop: Stop, moments: Moments) -> Revised:
             weight, bias = _matrix(stop.layer, stop.weights)
             keep = state.keep[stop.layer.weight]
             if self.compensation:
                 weight, bias = compensate(stop.layer, moments, keep, weight, bias)
-            return Individual(keep, revise_layer(stop.layer, moments, weight, bias), 0.0)
+            return Revised(keep, revise_layer(stop.layer, moments, weight, bias))
 
         with torch.no_grad():
             through_with = Sparse(dict(begun or {}), through, {})
@@ -313,13 +339,13 @@ class Evolution:
         found: dict[str, dict[str, Tensor]] = {criterion: {} for criterion in wanted}
         rows = self.sensing.look(state).rows
 
-        def choose(stop: Stop, moments: Moments) -> Individual:
+        def choose(stop: Stop, moments: Moments) -> Revised:
             name = stop.layer.weight
             weight, _ = _matrix(stop.layer, stop.weights)
             scores = criteria(stop.layer, moments, weight, rows[name])
             for criterion in wanted:
                 found[criterion][name] = scores[criterion]
-            return Individual(state.keep[name], {}, 0.0)
+            return Revised(state.keep[name], {})
 
         with torch.no_grad():
             self._sweep(self.scout, state, choose)
@@ -350,7 +376,7 @@ class Evolution:
             Hears before each layer.
         """
 
-        def choose(stop: Stop, moments: Moments) -> Individual:
+        def choose(stop: Stop, moments: Moments) -> Revised:
             return self._settle(stop, moments, keep[stop.layer.weight], steps)
 
         with torch.no_grad():
@@ -366,32 +392,30 @@ class Evolution:
         watch: Watch,
     ) -> dict[str, float]:
         """Try shifts of weight between layers and return the one of least divergence."""
-        known = iter(begun.fits)
+
+        def hear(fits: list[Tensor]) -> None:
+            watch.after_step(replace(begun, evaluations=self.evaluations, fits=fits))
 
         def fitness(tilt: Mapping[str, float]) -> Tensor:
-            nonlocal begun
-            if (found := next(known, None)) is not None:
-                return found
             goals, _ = allocate(scores, state.keep, tilt, kept_total)
             keep = {name: top(scores[name], state.keep[name], goals[name]) for name in goals}
             tensors = self.prune(state, keep, student=self.scout, steps=RACING_STEPS, watch=watch)
             self.evaluations += 1
-            found = self.divergence.pieces(self.scout.outputs(tensors), self.race)
-            begun = replace(begun, evaluations=self.evaluations, fits=[*begun.fits, found])
-            watch.after_step(begun)
-            return found
+            return self.divergence.pieces(self.scout.outputs(tensors), self.race)
+
+        fits = Fits(begun.fits, hear)
 
         best, names = dict(state.tilt), list(state.tilt)
         if len(names) < 2 or self.effort.tilts == 0:
             return best
-        best_fitness = fitness(best)
+        best_fitness = fits.of(partial(fitness, best))
         for trial in range(self.effort.tilts):
             shift = Draws(self.seed, "tilt", number, trial).normal(len(names))
             candidate = {
                 name: best[name] + _TILT_STEP * float(step)
                 for name, step in zip(names, shift - shift.mean(), strict=True)
             }
-            candidate_fitness = fitness(candidate)
+            candidate_fitness = fits.of(partial(fitness, candidate))
             if surely_less(candidate_fitness, best_fitness):
                 best, best_fitness = candidate, candidate_fitness
         return best
@@ -404,7 +428,8 @@ class Evolution:
         count: int,
         number: int,
         credit: dict[str, float],
-    ) -> Individual:
+        fits: Fits,
+    ) -> Revised:
         """Evolve the zero-set of one layer; its proposals earn credit."""
         name = stop.layer.weight
         allowed = state.keep[name]
@@ -423,17 +448,22 @@ class Evolution:
             return self._settle(stop, moments, invited["curvature"], STEPS)
         blend = (scores["curvature"] + scores["fisher"]) / 2
 
-        def assess(keep: Tensor, on_all: bool) -> Individual:
+        finals: list[Revised] = []
+
+        def fit(keep: Tensor, on_all: bool) -> Tensor:
             settled = self._settle(stop, moments, keep, STEPS if on_all else RACING_STEPS)
+            if on_all:
+                finals.append(settled)
             batches = self.final if on_all else self.race
             self.evaluations += 1
             outputs = stop.finish(settled.tensors, batches)
             rate = state.bit_price * mask_bits(keep, unit)
-            if not on_all:
-                fitness = self.divergence(outputs, batches) + rate
-                return Individual(keep, settled.tensors, fitness)
-            parts = self.divergence.pieces(outputs, batches) + rate
-            return Individual(keep, settled.tensors, float(parts.mean()), parts)
+            if on_all:
+                return self.divergence.pieces(outputs, batches) + rate
+            return torch.tensor([self.divergence(outputs, batches) + rate], dtype=torch.float64)
+
+        def assess(keep: Tensor, on_all: bool) -> Individual:
+            return Individual(keep, fits.of(partial(fit, keep, on_all)))
 
         def breed(parents: list[Tensor], child: int) -> Tensor:
             first = parents[draws.below(len(parents))]
@@ -448,22 +478,26 @@ class Evolution:
             invited, breed, assess, effort.generations, effort.children, _FINALISTS - 1
         )
         reward(credit, ranking)
-        return fittest
+        for final in finals:
+            if final.keep is fittest.keep:
+                return final
+        # It was assessed before an interruption.
+        return self._settle(stop, moments, fittest.keep, STEPS)
 
-    def _settle(self, stop: Stop, moments: Moments, keep: Tensor, steps: int) -> Individual:
+    def _settle(self, stop: Stop, moments: Moments, keep: Tensor, steps: int) -> Revised:
         """Zero what is not kept and compensate the survivors."""
         weight, bias = _matrix(stop.layer, stop.weights)
         if self.compensation:
             weight, bias = compensate(stop.layer, moments, keep, weight, bias, steps)
         else:
             weight = torch.where(keep, weight, 0.0)
-        return Individual(keep, _tensors(stop.layer, weight, bias, stop.weights), 0.0)
+        return Revised(keep, _tensors(stop.layer, weight, bias, stop.weights))
 
     def _sweep(
         self,
         student: Student,
         state: Sparse,
-        choose: Callable[[Stop, Moments], Individual],
+        choose: Callable[[Stop, Moments], Revised],
         watch: Watch = NOBODY,
         begun: Sparse | None = None,
         model: Mapping[str, Tensor] | None = None,
@@ -482,7 +516,7 @@ class Evolution:
             name = stop.layer.weight
             if begun is not None and name in begun.keep:
                 settled = _tensors(stop.layer, *_matrix(stop.layer, begun.tensors), begun.tensors)
-                chosen = Individual(begun.keep[name], settled, 0.0)
+                chosen = Revised(begun.keep[name], settled)
             else:
                 watch.before_layer()
                 chosen = choose(stop, measure_moments(stop, original, places[name]))

@@ -74,7 +74,8 @@ class Begun:
     goals : dict of str to int
         Weights that each layer is to keep; none before they are chosen.
     fits : list of Tensor
-        While they are being chosen, how good the shifts between layers were that it has tried.
+        How good the candidates were, see `Fits`, among which it is choosing: shifts between layers
+        before there are goals, zero-sets of the layer that comes next afterwards.
     """
 
     student: Sparse

@@ -10,6 +10,7 @@ from spqtools.evolve.sparse import Sparse
 from spqtools.evolve.student import Layer
 from spqtools.levels.biases import round_bias
 from spqtools.levels.quantise import quantise_layer
+from spqtools.levels.rounds import Rounds
 
 AfterStep = Callable[[Mapping[str, Tensor], float], None]
 """Hears of the tensors of a layer that is on levels, or of none after a batch's gradients before
@@ -30,6 +31,7 @@ def place_levels(
     methods: Sequence[str] | None = None,
     initial_price: float | None = None,
     begun: Mapping[str, Tensor] | None = None,
+    rounds: Rounds | None = None,
     model: Mapping[str, Tensor] | None = None,
     after_step: AfterStep = lambda _layer, _share: None,
 ) -> dict[str, Tensor]:
@@ -53,6 +55,8 @@ def place_levels(
         Price of a bit that levels are initialised at; by default `bit_price`.
     begun : mapping of str to Tensor, optional
         Tensors of the layers that the same placing is through with; the result is the same.
+    rounds : Rounds, optional
+        What the same placing has reached in the layer behind those.
     model : mapping of str to Tensor, optional
         Tensors of what the student is to stay near to; the teacher's by default.
     after_step : AfterStep
@@ -93,6 +97,7 @@ def place_levels(
             may_zero=may_zero,
             methods=methods,
             initial_price=initial_price,
+            rounds=rounds,
         )
         share += (1 - _BEGINNING) * work[name]
         named = {name: levelled.reshape(student.tensors[name].shape)}

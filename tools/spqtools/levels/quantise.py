@@ -15,6 +15,7 @@ from spqtools.evolve.moments import Moments
 from spqtools.evolve.student import Layer
 from spqtools.levels.alternatives import Levels, alternatives, assign, codebook_bits, rounded
 from spqtools.levels.level_image import level_image
+from spqtools.levels.rounds import Round, Rounds
 from spqtools.levels.row_search import search_rows
 from spqtools.levels.windows import Windows, fit_at_once, windows_of
 from spqtools.threads import side_by_side
@@ -52,6 +53,7 @@ def quantise_layer(
     may_zero: bool = True,
     methods: Sequence[str] | None = None,
     initial_price: float | None = None,
+    rounds: Rounds | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return a layer's weights on their levels, and the bias that goes with them.
 
@@ -93,6 +95,8 @@ def quantise_layer(
         The alternatives to choose from; all by default.
     initial_price : float, optional
         Price of a bit that levels are initialised at; by default `bit_price`.
+    rounds : Rounds, optional
+        What the alternatives of the same layer have reached before; the result is the same.
 
     Returns
     -------
@@ -128,8 +132,9 @@ def quantise_layer(
     named = sorted(promises, key=lambda name: promises[name])
     named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
     hopeless = _HOPELESS * promises[named[0]]
+    rounds = rounds or Rounds({}, lambda: None)
     tried = side_by_side(
-        partial(task.settle, candidates[name], worth, bit_price, moving=name in _MOVING)
+        partial(task.settle, name, candidates[name], worth, bit_price, rounds)
         for name in named
         if promises[name] <= hopeless
     )
@@ -193,29 +198,36 @@ class _Task:
         return self._windows[block] or windows_of(*self._supports[block])
 
     def settle(
-        self, levels: Levels, worth: Tensor, bit_price: float, *, moving: bool
+        self, name: str, levels: Levels, worth: Tensor, bit_price: float, rounds: Rounds
     ) -> tuple[float, Tensor]:
-        """Put the weights on levels; returns error and rate, up to a constant, and the weights.
+        """Put the weights on the levels of an alternative.
 
-        `worth` is the error that a zero would make; `moving` levels are placed anew.
+        `worth` is the error that a zero would make. Returns error and rate, up to a constant, and
+        the weights.
         """
-        attempt, keep = _Attempt(self), self.keep
-        mask = keep
-        if self.may_zero:
-            typical = log2(len(levels.values) + 1)
-            for _ in range(_ROUNDS):
-                mask = keep & (worth > bit_price * (_place_bits(mask) + typical))
-        for round_number in range(_ROUNDS + 1):
-            place_bits = torch.where(keep, _place_bits(mask), torch.inf)
+        begun = rounds.of(name) or self._before_rounds(levels, worth, bit_price)
+        attempt, levels, mask = _Attempt(self, begun), begun.levels, begun.mask
+        for number in range(begun.number, _ROUNDS + 1):
+            place_bits = torch.where(self.keep, _place_bits(mask), torch.inf)
             chosen = attempt.assign(levels, bit_price, place_bits)
             mask = chosen >= 0
-            if round_number == _ROUNDS or not bool(mask.any()):
+            if number == _ROUNDS or not bool(mask.any()):
                 break
-            if moving:
+            if name in _MOVING:
                 levels = attempt.place(chosen, levels)
             else:
                 levels = Levels(levels.values, _level_bits(chosen, len(levels.values)).numpy())
+            rounds.keep(name, attempt.after(number + 1, levels, mask))
         return attempt.error() + bit_price * _rate(chosen, levels), attempt.weights
+
+    def _before_rounds(self, levels: Levels, worth: Tensor, bit_price: float) -> Round:
+        """Return where an alternative begins: with the zeros that pay at once."""
+        mask = self.keep
+        if self.may_zero:
+            typical = log2(len(levels.values) + 1)
+            for _ in range(_ROUNDS):
+                mask = self.keep & (worth > bit_price * (_place_bits(mask) + typical))
+        return Round(0, levels, mask, self.start, self.start_gradient)
 
     def share_left(self) -> float:
         """Return the share of rounding errors that is left when other weights make up for them.
@@ -245,9 +257,13 @@ class _Task:
 class _Attempt:
     """The weights of a layer while they are being put on levels of one kind."""
 
-    def __init__(self, task: _Task) -> None:
+    def __init__(self, task: _Task, begun: Round) -> None:
         self._task = task
-        self.weights, self._gradient = task.start.clone(), task.start_gradient.clone()
+        self.weights, self._gradient = begun.weights.clone(), begun.gradient.clone()
+
+    def after(self, number: int, levels: Levels, mask: Tensor) -> Round:
+        """Return where a round has led to."""
+        return Round(number, levels, mask, self.weights.clone(), self._gradient.clone())
 
     def error(self) -> float:
         """Return the divergence of the present weights, up to a constant."""

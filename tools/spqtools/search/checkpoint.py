@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,15 +17,17 @@ from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Begun, Sparse
 from spqtools.evolve.sums import Sums
+from spqtools.levels.rounds import Round
 from spqtools.memory import bits_of, digest_of
 from spqtools.search.goal import Options, Trial
-from spqtools.search.placings import Placing
+from spqtools.search.placings import Placing, Placings
 from spqtools.training.state import State, inside, under
 
-_FORMAT = "12"
+_FORMAT = "13"
 # The part that the student of a cycle on its way plays.
 _BEGUN = "begun"
 _PLACED = "placed"
+_ROUNDS = "rounds"
 _SUMS = "sums"
 _FITS = "fits"
 _TRAINING = "training"
@@ -29,7 +35,7 @@ _TRAINING = "training"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A search between two cycles, or between two steps of one or of a placing of levels.
+    """A search between two steps of a cycle, of a placing of levels or of a training.
 
     Parameters
     ----------
@@ -41,8 +47,8 @@ class Checkpoint:
         Those that the search goes on with, by the part that they play.
     begun : Begun or None
         The cycle that was on its way.
-    placed : dict of Placing to list of bytes
-        Layers on levels, see `Placings`.
+    placings : Placings
+        What is on levels.
     sums : dict of str to Sums
         What gradients have added up to, see `Sensing`.
     training : dict of str to Tensor or None
@@ -53,7 +59,7 @@ class Checkpoint:
     evaluations: int
     students: dict[str, Sparse]
     begun: Begun | None
-    placed: dict[Placing, list[bytes]]
+    placings: Placings
     sums: dict[str, Sums]
     training: State | None
 
@@ -68,8 +74,12 @@ def search_digest(evolution: Evolution, options: Options, labels: Tensor | None)
     return digest.hexdigest()
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
+def write_checkpoint(
+    path: Path, checkpoint: Checkpoint, digest: str, teacher: Mapping[str, Tensor]
+) -> None:
     """Write a checkpoint in one step.
+
+    What the students share with the teacher is left out.
 
     Parameters
     ----------
@@ -79,6 +89,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
         State of the search.
     digest : str
         What tells the search from others.
+    teacher : mapping of str to Tensor
+        All tensors of the teacher.
     """
     tensors: dict[str, Tensor] = {}
     students, begun = dict(checkpoint.students), checkpoint.begun
@@ -90,12 +102,18 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
     if checkpoint.training is not None:
         tensors |= inside(_TRAINING, checkpoint.training)
     for role, student in students.items():
-        tensors |= inside(f"{role}/tensor", student.tensors)
-        tensors |= inside(f"{role}/keep", student.keep)
-    for number, layers in enumerate(checkpoint.placed.values()):
+        own = {name: one for name, one in student.tensors.items() if one is not teacher[name]}
+        tensors |= inside(f"{role}/tensor", own)
+        masks = {name: _packed(keep) for name, keep in student.keep.items()}
+        tensors |= inside(f"{role}/keep", masks)
+    placings = checkpoint.placings
+    for number, layers in enumerate(placings.packed.values()):
         for index, packed in enumerate(layers):
             bytes_of_layer = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
             tensors[f"{_PLACED}/{number}/{index}"] = bytes_of_layer
+    for number, rounds in enumerate(placings.rounds.values()):
+        for method, reached in rounds.items():
+            tensors |= inside(f"{_ROUNDS}/{number}/{method}", reached.tensors())
     search = {
         "trials": [[*astuple(trial)] for trial in checkpoint.trials],
         "evaluations": checkpoint.evaluations,
@@ -105,12 +123,16 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, digest: str) -> None:
         },
         "begun": begun and [begun.evaluations, begun.opening, begun.share, begun.goals],
         "sums": {kind: [sums.student, sums.done] for kind, sums in checkpoint.sums.items()},
-        "placed": [[*placing, len(layers)] for placing, layers in checkpoint.placed.items()],
+        "placed": [[*placing, len(layers)] for placing, layers in placings.packed.items()],
+        "rounds": [
+            [*placing, {method: reached.number for method, reached in rounds.items()}]
+            for placing, rounds in placings.rounds.items()
+        ],
     }
     spq.save(tensors, path, metadata={"digest": digest, "search": json.dumps(search)})
 
 
-def read_checkpoint(path: Path, digest: str) -> Checkpoint:
+def read_checkpoint(path: Path, digest: str, evolution: Evolution) -> Checkpoint:
     """Read what `write_checkpoint` wrote for the same search.
 
     Parameters
@@ -119,6 +141,8 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
         The file.
     digest : str
         What tells the search from others.
+    evolution : Evolution
+        The search.
 
     Raises
     ------
@@ -141,20 +165,25 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
             f"{path} belongs to another search; delete it or leave out --resume",
         )
     saved = json.loads(metadata["search"])
-    placed = {
-        Placing(student, manner): [
+    packed = {
+        Placing(digest, manner): [
             bits_of(tensors.pop(f"{_PLACED}/{number}/{index}")) for index in range(count)
         ]
-        for number, (student, manner, count) in enumerate(saved["placed"])
+        for number, (digest, manner, count) in enumerate(saved["placed"])
     }
     groups: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         owner, name = key.split("/", 1)
         groups.setdefault(owner, {})[name] = tensor
-    students = {
-        role: Sparse(under("tensor", groups[role]), under("keep", groups[role]), *traits)
-        for role, traits in saved["students"].items()
-    }
+    shapes = {layer.weight: (layer.rows, layer.columns) for layer in evolution.layers}
+
+    def student(role: str, traits: Sequence[Any]) -> Sparse:
+        own = groups.get(role, {})
+        masks = under("keep", own).items()
+        keep = {name: _unpacked(bits, shapes[name]) for name, bits in masks}
+        return Sparse({**evolution.teacher, **under("tensor", own)}, keep, *traits)
+
+    students = {role: student(role, traits) for role, traits in saved["students"].items()}
     begun = None
     if saved["begun"] is not None:
         fits = groups.get(_FITS, {})
@@ -165,6 +194,25 @@ def read_checkpoint(path: Path, digest: str) -> Checkpoint:
         kind: Sums.from_tensors(student, done, under(kind, groups[_SUMS]))
         for kind, (student, done) in saved["sums"].items()
     }
+    rounds = {
+        Placing(digest, manner): {
+            method: Round.from_tensors(reached, under(f"{index}/{method}", groups[_ROUNDS]))
+            for method, reached in numbers.items()
+        }
+        for index, (digest, manner, numbers) in enumerate(saved["rounds"])
+    }
     trials = [Trial(*trial) for trial in saved["trials"]]
     training = groups.get(_TRAINING)
-    return Checkpoint(trials, saved["evaluations"], students, begun, placed, sums, training)
+    placings = Placings(packed, rounds)
+    return Checkpoint(trials, saved["evaluations"], students, begun, placings, sums, training)
+
+
+def _packed(mask: Tensor) -> Tensor:
+    """Return a mask with eight places in a byte, which are written far sooner."""
+    return torch.from_numpy(np.packbits(mask.numpy()))
+
+
+def _unpacked(bits: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return the mask that was packed."""
+    places = np.unpackbits(bits.numpy(), count=prod(shape))
+    return torch.from_numpy(places).bool().reshape(shape)

@@ -365,7 +365,7 @@ class _Search:
         """Go back to where a checkpoint of the same search was written, if there is one."""
         if self._checkpoint is None or not self._checkpoint.exists():
             return
-        saved = read_checkpoint(self._checkpoint, self._digest)
+        saved = read_checkpoint(self._checkpoint, self._digest, self._evolution)
         self._trials = saved.trials
         self._evolution.evaluations = saved.evaluations
         self._before = self._taught = Rung(saved.students["before"])
@@ -374,14 +374,15 @@ class _Search:
         if "beyond" in saved.students:
             self._beyond = Rung(saved.students["beyond"])
         self._begun = saved.begun
-        self._landing.placings.packed = saved.placed
+        self._landing.placings = saved.placings
         self._evolution.sensing.sums = saved.sums
         self._training = saved.training
 
     def save(self, started: float | None = None) -> None:
         """Leave what `restore` needs, once there is anything; it may have begun with a state."""
-        placed = self._landing.placings.packed
-        if self._checkpoint is None or not (self._trials or self._begun or placed):
+        placings = self._landing.placings.copy()
+        has_any = self._trials or self._begun or placings.packed or placings.rounds
+        if self._checkpoint is None or not has_any:
             return
         started = started or time.monotonic()
         students = {"before": self._before.student}
@@ -392,9 +393,9 @@ class _Search:
         evaluations = (self._begun or self._evolution).evaluations
         sums = self._evolution.sensing.sums
         checkpoint = Checkpoint(
-            self._trials, evaluations, students, self._begun, placed, sums, self._training
+            self._trials, evaluations, students, self._begun, placings, sums, self._training
         )
-        write_checkpoint(self._checkpoint, checkpoint, self._digest)
+        write_checkpoint(self._checkpoint, checkpoint, self._digest, self._evolution.teacher)
         self._saved = time.monotonic()
         self._saving = self._saved - started
 

@@ -11,6 +11,7 @@ from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
 from spqtools.levels.placing import place_levels
+from spqtools.levels.rounds import Rounds
 from spqtools.memory import digest_of
 from spqtools.progress import Tick
 from spqtools.reading.calibration import Calibration
@@ -313,6 +314,7 @@ class Landing:
             methods=None if initial_price is None else _ONE_KIND,
             initial_price=initial_price,
             begun=begun,
+            rounds=Rounds(self.placings.rounds_of(placing), self.after_step),
             model=model,
             after_step=hear,
         )
