@@ -1,5 +1,6 @@
 """Which density comes next is a pure function of the goal and of what was tried."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -117,6 +118,18 @@ def test_options_that_make_no_sense(options: dict[str, float]) -> None:
     with pytest.raises(SpqError) as caught:
         Options(**options)  # type: ignore[arg-type]
     assert caught.value.code == Reason.BAD_ARGUMENT
+
+
+@pytest.mark.parametrize("name", ["sparsity", "target_ratio", "max_divergence", "max_drop"])
+def test_a_whole_number_is_the_same_goal(name: str) -> None:
+    """Also in a file, where it would be of another length."""
+    value = 0 if name == "sparsity" else 12
+    goals = [
+        Options(**{name: kind(value)})  # type: ignore[arg-type]
+        for kind in (int, float)
+    ]
+    told, again = (json.dumps(goal.described()) for goal in goals)
+    assert told == again
 
 
 def test_goals_in_numbers() -> None:

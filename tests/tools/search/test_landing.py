@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from spqtools.evolve.sparse import Sparse
+from spqtools.search.goal import Options
 from spqtools.search.landing import Landing
 
 HARM = 0.5
 """Divergence of a student before it is on levels."""
 
 
-def own_price(student: Sparse) -> float:
+def own_price(student: Sparse, options: Options | None = None) -> float:
     landing = object.__new__(Landing)
+    landing._options = options or Options(target_ratio=40.0)
     landing._evolution = SimpleNamespace(glance=lambda _: HARM)  # type: ignore[assignment]
     return landing._own_price(student)
 
@@ -38,3 +40,9 @@ def test_levels_are_no_finer_than_answers_are_good() -> None:
 def test_zeros_that_cost_something_tell_the_price() -> None:
     dear = student(1e-3)
     assert own_price(dear) == dear.bit_price > own_price(student(0.0))
+
+
+def test_bits_are_worth_less_where_zeros_are_given() -> None:
+    dear, cheap, given = student(1e-3), student(1e-30), Options(sparsity=0.7)
+    assert own_price(dear, given) == pytest.approx(own_price(dear) / 4)
+    assert own_price(cheap, given) == own_price(cheap)

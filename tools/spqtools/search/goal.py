@@ -19,6 +19,7 @@ _LEAST_DENSITY = 0.004
 LIKELY_DENSITY = 0.1
 # Two densities of at least this ratio enclose the goal well enough for `next_price` to do the rest.
 _NEAR = 0.7
+_REAL_GOALS = ("sparsity", "target_ratio", "max_divergence", "max_drop")
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,7 @@ class Options:
     fast_load: bool = False
 
     def __post_init__(self) -> None:
-        goals = [
-            name
-            for name in (
-                "sparsity",
-                "target_ratio",
-                "target_size",
-                "max_divergence",
-                "max_drop",
-            )
-            if getattr(self, name) is not None
-        ]
+        goals = [name for name in (*_REAL_GOALS, "target_size") if getattr(self, name) is not None]
         if len(goals) > 1:
             raise SpqError(Reason.BAD_ARGUMENT, f"{' and '.join(goals)} exclude each other")
         if self.recovers and goals not in (["sparsity"], ["target_ratio"], ["target_size"]):
@@ -99,7 +90,11 @@ class Options:
             The code of the fitness cannot be read.
         """
         fitness = None if self.fitness is None else stored_name(self.fitness)
-        return {**asdict(self), "fitness": fitness}
+        # 65 and 65.0 are one goal, and would be of different length in a file that has to fit.
+        numbers = {
+            name: float(value) for name in _REAL_GOALS if (value := getattr(self, name)) is not None
+        }
+        return {**asdict(self), **numbers, "fitness": fitness}
 
     def goal(self, float_bytes: int) -> "Goal":
         """Return the goal in numbers; without one, the default divergence.

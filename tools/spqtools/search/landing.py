@@ -33,6 +33,9 @@ _AUTO_BITS = 5
 _ONE_KIND = ("entropy-constrained",)
 # Share of a student's divergence below which what levels add does not matter.
 _FINE = 0.003
+# Share of a student's own price where the zeros are given. Levels then cost next to nothing for an
+# eighth to a sixth more bytes: "What levels cost" in tests/bench/RESULTS.md.
+_SHARE_AT_SPARSITY = 0.25
 # Prices, in units of the last student's own, that carry the frontier on beyond the goal.
 _ONWARDS = (2.0, 4.0, 8.0)
 
@@ -190,9 +193,14 @@ class Landing:
         Where its next zeros cost nothing, as those of dead units do, their price would buy levels
         far finer than its answers are good. An error that falls by four with each bit of each
         survivor falls by ``2 log(2) / survivors`` of itself with one bit.
+
+        Bits are worth less where the zeros are given: no size is asked for, and levels are not to
+        spoil what so many zeros have left.
         """
         divergence = self._evolution.glance(student.tensors)
-        return max(student.bit_price, 2 * log(2) * _FINE * divergence / max(student.kept, 1))
+        fine = 2 * log(2) * _FINE * divergence / max(student.kept, 1)
+        share = 1.0 if self._options.sparsity is None else _SHARE_AT_SPARSITY
+        return max(share * student.bit_price, fine)
 
     def _is_worth_landing(self, rung: Rung) -> bool:
         """Tell whether levels can bring a student back that lies beyond the goal."""
