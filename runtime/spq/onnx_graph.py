@@ -89,8 +89,9 @@ def strip(
     Returns
     -------
     tuple of bytes and dict of str to ndarray
-        The graph without weights, in as few bytes as may be: without what only describes it, its
-        inner values renamed. And the weights by name; bfloat16 ones as ml_dtypes arrays.
+        The graph without weights, in as few bytes as may be: without what only describes it but for
+        the metadata of the model, its inner values renamed. And the weights by name; bfloat16 ones
+        as ml_dtypes arrays.
 
     Raises
     ------
@@ -247,10 +248,12 @@ def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def _drop_descriptions(model: ModelProto) -> None:
-    """Remove what describes a model and changes nothing."""
+    """Remove what describes a model and changes nothing.
+
+    The metadata of the model stay: programs look there for the names of classes, strides and such.
+    """
     for field in ("producer_name", "producer_version", "doc_string", "domain", "model_version"):
         model.ClearField(field)
-    del model.metadata_props[:]
     graph = model.graph
     del graph.value_info[:]
     del graph.metadata_props[:]

@@ -99,6 +99,17 @@ def test_descriptions_are_left_out() -> None:
     assert onnx_graph.strip(again)[0] == graph
 
 
+def test_metadata_of_the_model_stay() -> None:
+    """Exporters of detectors leave the names of classes and the stride there."""
+    model = dense()
+    props = {"names": "{0: 'cat', 1: 'dog'}", "stride": "32"}
+    helper.set_model_props(model, props)
+    graph, weights = onnx_graph.strip(model, {"bias"})
+    data = packed(graph, weights)
+    assert spq.session(data).get_modelmeta().custom_metadata_map == props
+    assert {prop.key: prop.value for prop in spq.load_onnx(data).metadata_props} == props
+
+
 def test_inputs_that_repeat_weights_are_left_out() -> None:
     model = dense()
     model.graph.input.append(helper.make_tensor_value_info("weight", TensorProto.FLOAT, [6, 5]))
