@@ -8,8 +8,8 @@
 `fitness`       what students are judged by, under its name
 `detector`      the divergence of detectors
 `frontier`      every point that a search passes, and in `plot` a picture of them
-`placings`      layers that are on levels already
-`checkpoint`    where a search stands, on the disk
+`placings`      what is on levels already
+`checkpoint`    where a search stands, on the disk, and in `thinning` its sparse weights
 `deadline`      when it has to end
 `allocator`     freed memory stays with the process
 `outcome`       what leaves it

@@ -4,11 +4,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from spqtools.levels.rounds import Round
 from spqtools.memory import bits_of, digest_of
 from spqtools.search.goal import Options, Trial
 from spqtools.search.placings import Placing, Placings
+from spqtools.search.thinning import thick, thick_mask, thin, thin_mask
 from spqtools.training.state import State, inside, under
 
 _FORMAT = "13"
@@ -103,8 +102,8 @@ def write_checkpoint(
         tensors |= inside(_TRAINING, checkpoint.training)
     for role, student in students.items():
         own = {name: one for name, one in student.tensors.items() if one is not teacher[name]}
-        tensors |= inside(f"{role}/tensor", own)
-        masks = {name: _packed(keep) for name, keep in student.keep.items()}
+        tensors |= inside(f"{role}/tensor", thin(own))
+        masks = {name: thin_mask(keep) for name, keep in student.keep.items()}
         tensors |= inside(f"{role}/keep", masks)
     placings = checkpoint.placings
     for number, layers in enumerate(placings.packed.values()):
@@ -180,8 +179,9 @@ def read_checkpoint(path: Path, digest: str, evolution: Evolution) -> Checkpoint
     def student(role: str, traits: Sequence[Any]) -> Sparse:
         own = groups.get(role, {})
         masks = under("keep", own).items()
-        keep = {name: _unpacked(bits, shapes[name]) for name, bits in masks}
-        return Sparse({**evolution.teacher, **under("tensor", own)}, keep, *traits)
+        keep = {name: thick_mask(bits, shapes[name]) for name, bits in masks}
+        changed = thick(under("tensor", own), evolution.teacher)
+        return Sparse({**evolution.teacher, **changed}, keep, *traits)
 
     students = {role: student(role, traits) for role, traits in saved["students"].items()}
     begun = None
@@ -205,14 +205,3 @@ def read_checkpoint(path: Path, digest: str, evolution: Evolution) -> Checkpoint
     training = groups.get(_TRAINING)
     placings = Placings(packed, rounds)
     return Checkpoint(trials, saved["evaluations"], students, begun, placings, sums, training)
-
-
-def _packed(mask: Tensor) -> Tensor:
-    """Return a mask with eight places in a byte, which are written far sooner."""
-    return torch.from_numpy(np.packbits(mask.numpy()))
-
-
-def _unpacked(bits: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return the mask that was packed."""
-    places = np.unpackbits(bits.numpy(), count=prod(shape))
-    return torch.from_numpy(places).bool().reshape(shape)

@@ -63,7 +63,7 @@ _THREADS = 2
 # Least time from one checkpoint to the next within a cycle or a placing of levels.
 _SAVING_SECONDS = 20.0
 # The same in units of what the last checkpoint took to be written: large networks take seconds.
-_SAVING_RATIO = 6.0
+_SAVING_RATIO = 4.0
 # A pruned student under this share of the budget is not quantised before the search goes on.
 _TRUSTED_SHARE = 0.25
 # Survivors cost more than this in all files of tests/bench/RESULTS.md, so larger students are not
