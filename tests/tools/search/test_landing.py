@@ -44,5 +44,5 @@ def test_zeros_that_cost_something_tell_the_price() -> None:
 
 def test_bits_are_worth_less_where_zeros_are_given() -> None:
     dear, cheap, given = student(1e-3), student(1e-30), Options(sparsity=0.7)
-    assert own_price(dear, given) == pytest.approx(own_price(dear) / 4)
+    assert own_price(dear, given) == pytest.approx(own_price(dear) / 2)
     assert own_price(cheap, given) == own_price(cheap)
