@@ -155,7 +155,7 @@ class Interrupting(Progress):
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
-        def tick(steps: int = 1, /, total: int | None = None) -> None:
+        def tick(steps: int = 1, /, total: int | None = None, *, behind: bool = False) -> None:
             self.left -= steps if name == "evolve" else 0
             if self.left < 0:
                 raise KeyboardInterrupt

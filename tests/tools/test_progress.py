@@ -57,6 +57,16 @@ def test_steps_of_an_earlier_run_tell_nothing_of_the_time_left() -> None:
     assert "evolve [#################.......]  70%, 9.0 s left" in terminal.getvalue()
 
 
+def test_steps_that_were_behind_tell_nothing_either() -> None:
+    terminal, clock = Terminal(), Clock()
+    with ConsoleProgress(terminal, clock).stage("evolve", 10) as tick:
+        tick(4, behind=True)
+        tick(2, behind=True)
+        clock.now += 3.0
+        tick()
+    assert "evolve [#################.......]  70%, 9.0 s left" in terminal.getvalue()
+
+
 def test_unknown_total_shows_steps() -> None:
     assert "  evolve: 10 done, 10.0 s\n" in run(io.StringIO(), 12, 1.0, None)
 

@@ -153,7 +153,7 @@ class Interrupted(Progress):
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
-        def tick(steps: int = 1, /, total: int | None = None) -> None:
+        def tick(steps: int = 1, /, total: int | None = None, *, behind: bool = False) -> None:
             nonlocal done
             done += steps
             if name == "recover" and done > course.TICKS // 2:

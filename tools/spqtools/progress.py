@@ -15,8 +15,13 @@ BAR_CELLS = 24
 class Tick(Protocol):
     """Advances a stage."""
 
-    def __call__(self, steps: int = 1, /, total: int | None = None) -> None:
-        """Count `steps` more steps as done, of `total` if more is known of that now."""
+    def __call__(
+        self, steps: int = 1, /, total: int | None = None, *, behind: bool = False
+    ) -> None:
+        """Count `steps` more steps as done, of `total` if more is known of that now.
+
+        Those that were `behind` us before tell nothing of the time that others take.
+        """
 
 
 class Progress:
@@ -40,7 +45,7 @@ class Progress:
         Tick
             Call it with the number of steps just done.
         """
-        yield lambda steps=1, /, total=None: None
+        yield lambda steps=1, /, total=None, *, behind=False: None
 
     def note(self, sentence: str) -> None:
         """Tell the user one fact that is not an error."""
@@ -76,9 +81,10 @@ class ConsoleProgress(Progress):
 
         foreseen = total
 
-        def tick(steps: int = 1, /, total: int | None = None) -> None:
-            nonlocal done, next_show, foreseen
+        def tick(steps: int = 1, /, total: int | None = None, *, behind: bool = False) -> None:
+            nonlocal done, before, next_show, foreseen
             done, foreseen = done + steps, total or foreseen
+            before += steps * behind
             now = self._clock()
             elapsed = now - started
             own = done - before

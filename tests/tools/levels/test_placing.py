@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from spqtools.evolve.effort import EFFORTS
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
-from spqtools.levels.placing import place_levels
+from spqtools.levels.placing import place_levels, share_of
 
 SHIFT = 5.0
 
@@ -56,6 +56,9 @@ def test_steps_are_heard_of_in_order(evolution: Evolution, student: Sparse) -> N
     assert shares[-1] == pytest.approx(1.0)
     assert [names for names, _ in heard][: -len(layers)] == [[]] * (len(heard) - len(layers))
     assert len(set(placed["0.weight"].flatten().tolist())) <= 8
+    first = [share for names, share in heard if "0.weight" in names]
+    assert [share_of(evolution, {"0.weight": placed["0.weight"]})] == pytest.approx(first)
+    assert share_of(evolution, {}) == 0.0
 
 
 def test_gradients_of_the_same_student_are_not_taken_again(

@@ -113,7 +113,7 @@ class Interrupting(Progress):
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, done: int = 0) -> Iterator[Tick]:
-        def tick(steps: int = 1, /, total: int | None = None) -> None:
+        def tick(steps: int = 1, /, total: int | None = None, *, behind: bool = False) -> None:
             if name == self._stage:
                 self._left -= steps
                 if self._left < 0:

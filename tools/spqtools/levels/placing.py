@@ -66,19 +66,18 @@ def place_levels(
     work = evolution.work.layers
     if all(name in begun for name in work):
         return {**student.tensors, **begun}
-    done = (1 - _BEGINNING) * sum(one for name, one in work.items() if name in begun)
-
+    done = share_of(evolution, begun)
     looks = 1 if evolution.sensing.knows(student) else 2
 
     def looked(share: float) -> None:
-        after_step({}, done + _BEGINNING * share / looks)
+        after_step({}, max(done, _BEGINNING * share / looks))
 
     def coupled(share: float) -> None:
-        after_step({}, done + _BEGINNING * (looks - 1 + share) / looks)
+        after_step({}, max(done, _BEGINNING * (looks - 1 + share) / looks))
 
     evolution.sensing.look(student, looked)
     coupling = evolution.sensing.couplings(student, coupled)
-    share = done + _BEGINNING
+    share = max(done, _BEGINNING)
 
     def revise(
         layer: Layer, moments: Moments, weight: Tensor, bias: Tensor | None
@@ -107,3 +106,9 @@ def place_levels(
         return named
 
     return evolution.revise(student, revise, begun, model)
+
+
+def share_of(evolution: Evolution, begun: Mapping[str, Tensor]) -> float:
+    """Return the share of the work that is done when some layers are on levels."""
+    done = sum(one for name, one in evolution.work.layers.items() if name in begun)
+    return _BEGINNING + (1 - _BEGINNING) * done if done else 0.0

@@ -10,7 +10,7 @@ from torch import Tensor
 from spqformat import Reason, SpqError
 from spqtools.evolve.search import Evolution
 from spqtools.evolve.sparse import Sparse
-from spqtools.levels.placing import place_levels
+from spqtools.levels.placing import place_levels, share_of
 from spqtools.levels.rounds import Rounds
 from spqtools.memory import digest_of
 from spqtools.progress import Tick
@@ -152,7 +152,7 @@ class Landing:
         if rung.found is None:
             rung.found = self._put(rung.student, self._own_price(rung.student), tick)
         elif tick is not None:
-            tick(TICKS)
+            tick(TICKS, behind=True)
         return rung.found
 
     def near(self, student: Sparse, tick: Tick) -> Found:
@@ -305,7 +305,9 @@ class Landing:
             digest_of(student.tensors), f"{bit_price!r} {initial_price!r} {model is None}"
         )
         begun = self.placings.of(placing)
-        advance = by_share(tick)
+        behind = share_of(evolution, begun)
+        tick(int(TICKS * behind), behind=True)
+        advance = by_share(tick, behind)
 
         def hear(layer: Mapping[str, Tensor], share: float) -> None:
             if layer:
@@ -357,7 +359,7 @@ def by_share(tick: Tick, begun: float = 0.0) -> Callable[[float], None]:
     return advance
 
 
-def _silent(steps: int = 1, /, total: int | None = None) -> None:
+def _silent(steps: int = 1, /, total: int | None = None, *, behind: bool = False) -> None:
     """Tell nobody."""
 
 
