@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, get_ident
+from threading import Barrier, Event, get_ident
 
 import pytest
 import torch
@@ -46,6 +46,24 @@ def test_an_error_is_let_through() -> None:
     with pytest.raises(ValueError, match="no"):
         side_by_side([fail, lambda: None])
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_those_that_have_begun_are_told_to_end(error: type[BaseException]) -> None:
+    is_abandoned, has_begun = Event(), Event()
+    ended: list[bool] = []
+
+    def fail() -> None:
+        assert has_begun.wait(60)
+        raise error
+
+    def wait() -> None:
+        has_begun.set()
+        ended.append(is_abandoned.wait(60))
+
+    with pytest.raises(error):
+        side_by_side([fail, wait], is_abandoned.set)
+    assert ended == [True]
 
 
 def test_threads_that_come_later_have_as_many_as_before() -> None:

@@ -3,10 +3,11 @@
 from threading import Event, Thread
 
 import numpy as np
+import pytest
 import torch
 
 from spqtools.levels.alternatives import Levels
-from spqtools.levels.rounds import Round, Rounds
+from spqtools.levels.rounds import Abandoned, Round, Rounds
 
 
 def round_of(number: int) -> Round:
@@ -38,6 +39,18 @@ def test_nobody_waits_for_what_another_thread_tells() -> None:
     assert told[1:] == [["k-means", "uniform"]]
     assert rounds.of("uniform") is reached["uniform"]
     assert rounds.of("ternary") is None
+
+
+def test_an_alternative_that_is_abandoned_ends_with_its_next_round() -> None:
+    reached: dict[str, Round] = {}
+    told: list[int] = []
+    rounds = Rounds(reached, lambda: told.append(1))
+    rounds.keep("uniform", round_of(1))
+    rounds.abandon()
+    with pytest.raises(Abandoned):
+        rounds.keep("uniform", round_of(2))
+    assert reached["uniform"].number == 2
+    assert told == [1]
 
 
 def test_a_round_is_its_tensors() -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import main_thread
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import nn
 import spq
 from spqtools.cli import main
 from spqtools.evolve.student import Layer
+from spqtools.levels import quantise
 from spqtools.levels.quantise import quantise_layer
 from spqtools.progress import Progress, Tick
 from spqtools.reading.calibration import read_calibration
@@ -282,6 +284,31 @@ def test_layers_on_levels_are_not_placed_again(
     assert main([*words, "--resume"]) == 0
     assert placed == at_once
     assert (tmp_path / "net.spq").read_bytes() == (tmp_path / "whole.spq").read_bytes()
+
+
+@pytest.mark.parametrize("number", [3, 60])
+def test_ctrl_c_while_alternatives_are_carried_out(
+    network: Network,
+    explored: Path,
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On whatever thread they are, the search leaves what they have reached."""
+    assign, steps = quantise._Attempt.assign, count()
+
+    def press(attempt: quantise._Attempt, *arguments: Any) -> Any:
+        if next(steps) == number:
+            signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)
+        return assign(attempt, *arguments)
+
+    words = network.words(tmp_path / "net.spq", "--target-ratio", "14")
+    with monkeypatch.context() as patch:
+        patch.setattr(quantise._Attempt, "assign", press)
+        assert main(words) == 130
+    assert any(key.startswith("rounds/") for key in spq.load_state_dict(tmp_path / "net.spq.ckpt"))
+    assert main([*words, "--resume"]) == 0
+    assert (tmp_path / "net.spq").read_bytes() == (explored / "net.spq").read_bytes()
 
 
 def test_every_checkpoint_leads_to_the_same_file(

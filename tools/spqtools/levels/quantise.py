@@ -133,11 +133,12 @@ def quantise_layer(
     named = named[: _TRIED if weight.numel() > _MANY_WEIGHTS else None]
     hopeless = _HOPELESS * promises[named[0]]
     rounds = rounds or Rounds({}, lambda: None)
-    tried = side_by_side(
+    jobs = (
         partial(task.settle, name, candidates[name], worth, bit_price, rounds)
         for name in named
         if promises[name] <= hopeless
     )
+    tried = side_by_side(jobs, rounds.abandon)
     _, best = min(tried, key=lambda one: one[0])
     return without_constant(best, bias)
 

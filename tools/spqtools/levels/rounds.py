@@ -49,6 +49,10 @@ class Round:
         return cls(number, levels, tensors["mask"], tensors["weights"], tensors["gradient"])
 
 
+class Abandoned(Exception):
+    """Ends an alternative that nobody waits for any more."""
+
+
 class Rounds:
     """The last round of each alternative of the layer that is being put on levels.
 
@@ -66,14 +70,21 @@ class Rounds:
     ) -> None:
         self._reached, self._after_round = reached, after_round
         self._calling = Lock()
+        self._is_abandoned = False
 
     def of(self, name: str) -> Round | None:
         """Return the last round of an alternative, or None before the first."""
         return self._reached.get(name)
 
+    def abandon(self) -> None:
+        """Let each alternative end with its next round."""
+        self._is_abandoned = True
+
     def keep(self, name: str, reached: Round) -> None:
-        """Keep one more round of an alternative."""
+        """Keep one more round of an alternative; raises `Abandoned` when that was the last."""
         self._reached[name] = reached
+        if self._is_abandoned:
+            raise Abandoned
         if self._calling.acquire(blocking=False):
             try:
                 self._after_round()
