@@ -33,8 +33,8 @@ _AUTO_BITS = 5
 _ONE_KIND = ("entropy-constrained",)
 # Share of a student's divergence below which what levels add does not matter.
 _FINE = 0.003
-# Share of a student's own price where the zeros are given, at which a byte of levels brings about
-# as much as one of zeros: "What levels cost where zeros are given" in tests/bench/RESULTS.md.
+# Share of a student's own price where the zeros are given: "What levels cost where zeros are given"
+# in tests/bench/RESULTS.md.
 _SHARE_AT_SPARSITY = 0.5
 # Prices, in units of the last student's own, that carry the frontier on beyond the goal.
 _ONWARDS = (2.0, 4.0, 8.0)
